@@ -1,0 +1,133 @@
+"""Bundles: finding them, what a score depends on, and running their configurations through MONAI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+from klip_monai.errors import BundleError
+from klip_monai.inferer import KLIPInferer
+from klip_monai.prior import weights_hash
+from klip_monai.scoring import IDReference, settings_key
+from klip_monai.standard import PriorGrid
+
+DEFAULT_BUNDLE = "klip_ct_phantom"
+_HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """A bundle found on disk: ``name``, ``version``, ``root`` folder and one-line ``description``."""
+
+    name: str
+    version: str
+    root: Path
+    description: str
+
+
+def shipped_bundles() -> list[BundleInfo]:
+    """Bundles that came with the package, or that lie beside it in a source checkout, by name."""
+    folders = [_HERE / "bundles", _HERE.parent / "bundles"]
+    roots = next(
+        (sorted(p.parent.parent for p in f.glob("*/configs/metadata.json")) for f in folders if f.is_dir()), []
+    )
+    return [bundle_info(root) for root in roots]
+
+
+def bundle_info(root: Path) -> BundleInfo:
+    """Read a bundle's metadata.
+
+    Raises:
+        BundleError: if ``root`` is not a bundle.
+    """
+    path = root / "configs" / "metadata.json"
+    try:
+        content = json.loads(path.read_text())
+        return BundleInfo(root.name, content["version"], root.resolve(), content["description"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"bundle {root}: no readable configs/metadata.json ({error}); give the folder of a MONAI bundle"
+        ) from error
+
+
+def find_bundle(name_or_path: str) -> BundleInfo:
+    """A shipped bundle by name, or any bundle by its folder.
+
+    Raises:
+        BundleError: if there is none, listing those that are shipped.
+    """
+    shipped = {info.name: info for info in shipped_bundles()}
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    if Path(name_or_path).is_dir():
+        return bundle_info(Path(name_or_path))
+    raise BundleError(
+        f"bundle: got {name_or_path!r}, expected a bundle's folder or one of {', '.join(shipped) or '(none shipped)'}"
+    )
+
+
+def scoring_settings(weights: str | Path, grid: PriorGrid, inferer: KLIPInferer) -> dict[str, Any]:
+    """Everything a score depends on, JSON-able: weights hash, slice format, operator, sampler and window."""
+    return {"weights_sha256": weights_hash(weights), "grid": grid.describe(), **inferer.describe()}
+
+
+def find_reference(folder: str | Path, settings: Mapping[str, Any]) -> IDReference:
+    """The ID reference in ``folder`` (one JSON file each) that was made with exactly these settings.
+
+    Raises:
+        BundleError: if none was; thresholds of other settings mean nothing for these.
+    """
+    paths = sorted(Path(folder).glob("*.json"))
+    for path in paths:
+        reference = IDReference.load(path)
+        if reference.matches(settings):
+            return reference
+    raise BundleError(
+        f"ID reference: none of the {len(paths)} in {Path(folder).name}/ was made with these settings (key "
+        f"{settings_key(settings)}: other weights, operator, estimator or window); use the bundle's defaults, or make "
+        "one with `klip-monai calibrate` and the same options"
+    )
+
+
+def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **overrides: Any) -> ConfigWorkflow:
+    """Load one of the bundle's configurations as a MONAI workflow.
+
+    Args:
+        bundle: the bundle.
+        config: file name(s) in its configs folder; later ones override earlier ones.
+        kind: MONAI's workflow type, "inference" or "train".
+        **overrides: values by config id.
+
+    Raises:
+        BundleError: if the bundle has no such configuration.
+    """
+    files = [str(bundle.root / "configs" / name) for name in ([config] if isinstance(config, str) else config)]
+    missing = [name for name in files if not Path(name).is_file()]
+    if missing:
+        raise BundleError(f"bundle {bundle.name}: {Path(missing[0]).name} is missing from its configs folder")
+    return ConfigWorkflow(
+        config_file=files,
+        meta_file=str(bundle.root / "configs" / "metadata.json"),
+        logging_file=False,
+        workflow_type=kind,
+        bundle_root=str(bundle.root),
+        **overrides,
+    )
+
+
+def provenance(root: str | Path, settings: Mapping[str, Any], *, seed: int, device: Any) -> dict[str, Any]:
+    """How scores were made, for the summary: bundle name and version, settings with their key, seed, device."""
+    info = bundle_info(Path(root).resolve())
+    return {
+        "bundle": info.name,
+        "bundle_version": info.version,
+        "key": settings_key(settings),
+        "settings": dict(settings),
+        "seed": seed,
+        "device": str(device),
+    }

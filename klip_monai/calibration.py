@@ -1,0 +1,57 @@
+"""Making an ID reference: scoring healthy scans under a bundle's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from monai.data import MetaTensor
+
+from klip_monai.io import read_volume
+from klip_monai.phantom import random_scan
+from klip_monai.scoring import IDReference
+from klip_monai.standard import standard_slices
+from klip_monai.transforms import KLIPScore
+
+REFERENCE_SEED = 50_000
+"""First phantom of an ID reference; training, validation and evaluation use other seeds."""
+
+
+def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Iterator[MetaTensor]:
+    """Healthy phantom scans, slices 4 to 6 mm apart: float32 HU (1, X, Y, ``slices``)."""
+    for patient in range(seed, seed + count):
+        yield random_scan(patient, slices=slices, slice_mm=(4.0, 6.0)).image
+
+
+def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:
+    """Every scan in ``folder``: each sub-folder (a DICOM series) or volume file is one.
+
+    Raises:
+        InputError: for a scan that cannot be read; a reference with holes would promise a wrong false-alarm rate.
+    """
+    for path in sorted(Path(folder).iterdir()):
+        yield read_volume(path)
+
+
+def calibrate(
+    score: KLIPScore, scans: Iterable[MetaTensor], *, settings: Mapping[str, Any], description: str
+) -> IDReference:
+    """Score healthy scans and keep what p-values and thresholds need.
+
+    Args:
+        score: the transform, under the settings.
+        scans: healthy volumes, float32 HU (1, X, Y, Z), none of which trained the prior.
+        settings: see :func:`klip_monai.bundle.scoring_settings`.
+        description: what the scans are.
+    """
+    in_body, slices = [], []
+    for scan in scans:
+        standard = standard_slices(scan, score.grid)
+        heatmap = score.on_prior_grid(standard)
+        in_body.append(torch.masked_select(heatmap.cpu(), standard.body).numpy())
+        slices.append(len(standard.images))
+    return IDReference.from_scans(
+        in_body, settings=settings, slices=sorted(slices)[len(slices) // 2], description=description
+    )

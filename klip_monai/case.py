@@ -1,0 +1,183 @@
+"""The result of one scan: its summary and its files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from klip_monai import __version__
+from klip_monai.io.atomic import publish
+from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
+from klip_monai.io.preview import write_preview
+from klip_monai.io.summary import write_summary
+from klip_monai.scoring import LABEL_NAMES, IDReference, islands
+
+NOTICE = "Research use only. Not a medical device; not for diagnosis."
+_LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
+
+
+def file_names(name: str) -> dict[str, str]:
+    """Names of the files of a case, by kind."""
+    return {
+        "heatmap": f"{name}_heatmap.nii.gz",
+        "labels": f"{name}_labels.nii.gz",
+        "segmentation": f"{name}_overlay.seg.nrrd",
+        "preview": f"{name}_preview.png",
+        "summary": f"{name}_summary.json",
+    }
+
+
+def summarize(
+    *,
+    volume: MetaTensor,
+    heatmap: MetaTensor,
+    labels: MetaTensor,
+    scan_score: float,
+    reference: IDReference,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What was found in a scan, JSON-able.
+
+    Args:
+        volume: the scan, float32 HU (1, X, Y, Z), from :class:`klip_monai.transforms.LoadSeriesd`.
+        heatmap: nats per pixel of the prior's grid, (1, X, Y, Z).
+        labels: uint8 (1, X, Y, Z).
+        scan_score: maximum of the heat map on the prior's grid, nats per pixel.
+        reference: ID reference of the settings that made the heat map.
+        provenance: bundle, weights hash and settings.
+
+    Returns:
+        Scores in nats per pixel, volumes in ml, positions in RAS mm.
+    """
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
+    values: NDArray[np.float32] = heatmap[0].cpu().numpy()
+    label_values: NDArray[np.uint8] = labels[0].cpu().numpy()
+    worst = np.unravel_index(int(values.argmax()), values.shape)
+    per_slice = values.max(axis=(0, 1))
+    found = []
+    for _, box, ml, inside in islands(label_values, voxel_ml=voxel_ml)[:10]:
+        centre = [float(np.mean(index)) + part.start for index, part in zip(np.nonzero(inside), box, strict=True)]
+        found.append(
+            {
+                "volume_ml": ml,
+                "label": int(label_values[box][inside].max()),
+                "peak": float(values[box][inside].max()),
+                "centre_ras_mm": (affine @ [*centre, 1.0])[:3].tolist(),
+            }
+        )
+    return {
+        "notice": NOTICE,
+        "name": volume.meta["name"],
+        "source": {
+            "format": volume.meta["format"],
+            "series_uid": volume.meta["series_uid"] or None,
+            "shape": list(values.shape),
+            "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).tolist(),
+            "affine_ras_mm": affine.tolist(),
+        },
+        "unit": "nats per pixel of the prior's grid",
+        "scan_score": scan_score,
+        "p_value": reference.p_value(scan_score),
+        "worst": {
+            "voxel": [int(i) for i in worst],
+            "ras_mm": (affine @ [*worst, 1.0])[:3].tolist(),
+            "slices": [int(z) for z in np.argsort(per_slice)[::-1][:5]],
+        },
+        "slice_scores": per_slice.tolist(),
+        "volume_ml": {name: float((label_values >= n).sum() * voxel_ml) for n, name in LABEL_NAMES.items() if n},
+        "islands": found,
+        "thresholds": {
+            "suspicious": reference.suspicious,
+            "strong": reference.strong,
+            "key": reference.key,
+            "healthy_scans": len(reference.scan_scores),
+            "slices_per_healthy_scan": reference.slices,
+            "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],
+            "description": reference.description,
+        },
+        "provenance": dict(provenance),
+        "versions": {"klip_monai": __version__} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
+    }
+
+
+def save_case(
+    output_dir: str | Path,
+    *,
+    volume: MetaTensor,
+    heatmap: MetaTensor,
+    labels: MetaTensor,
+    scan_score: float,
+    reference: IDReference,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write all files of a case, or none.
+
+    Args:
+        output_dir: folder; made if missing.
+        volume: see :func:`summarize`, as are the others.
+        heatmap: see there.
+        labels: see there.
+        scan_score: see there.
+        reference: see there.
+        provenance: see there.
+
+    Returns:
+        The summary, with timings and the paths of the ``files``.
+
+    Raises:
+        OutputError: if the folder cannot be written to; nothing is left behind then.
+    """
+    start = time.perf_counter()
+    summary = summarize(
+        volume=volume,
+        heatmap=heatmap,
+        labels=labels,
+        scan_score=scan_score,
+        reference=reference,
+        provenance=provenance,
+    )
+    names = file_names(summary["name"])
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    ct, nats, label_values = volume[0].cpu().numpy(), heatmap[0].cpu().numpy(), labels[0].cpu().numpy()
+    with publish(output_dir, last=names["summary"]) as staging:
+        write_heatmap(staging / names["heatmap"], nats, affine)
+        write_labels(staging / names["labels"], label_values, affine)
+        write_segmentation(staging / names["segmentation"], label_values, affine)
+        write_preview(
+            staging / names["preview"],
+            ct,
+            nats,
+            label_values,
+            affine,
+            title=summary["name"],
+            scale=(0.5 * reference.suspicious, 2 * reference.strong),
+            thresholds=(reference.suspicious, reference.strong),
+            lines=_headlines(summary),
+            unit="nats per pixel",
+        )
+        summary["timings_s"] = {
+            "read": float(volume.meta["read_seconds"]),
+            "score": start - float(volume.meta["read_at"]),
+            "write": time.perf_counter() - start,
+        }
+        write_summary(staging / names["summary"], summary)
+    summary["files"] = {kind: str(Path(output_dir) / name) for kind, name in names.items()}
+    return summary
+
+
+def _headlines(summary: Mapping[str, Any]) -> list[str]:
+    thresholds, provenance = summary["thresholds"], summary["provenance"]
+    return [
+        f"Scan score {summary['scan_score']:.3g} nats per pixel, p = {summary['p_value']:.3f}",
+        f"against {thresholds['healthy_scans']} healthy scans "
+        f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
+        f"Prior {provenance['bundle']} {provenance['bundle_version']}",
+    ]

@@ -1,0 +1,247 @@
+"""The command line: parses, composes and prints. Exit codes: 0 done, 1 a fault of ours, 2 bad input."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from klip_monai import __version__
+from klip_monai.errors import InputError, KlipError
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
+
+    from klip_monai.bundle import BundleInfo
+
+app = typer.Typer(
+    name="klip-monai",
+    help="Out-of-distribution overlays for CT from a diffusion prior (KLIP). Research use only; not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+out, err = Console(), Console(stderr=True)
+
+
+class Operator(str, Enum):
+    """Measurement operators."""
+
+    sparse_view = "sparse_view"
+    limited_angle = "limited_angle"
+    identity = "identity"
+
+
+class Estimator(str, Enum):
+    """Estimators of the KL density."""
+
+    renoised = "renoised"
+    trajectory = "trajectory"
+
+
+class Device(str, Enum):
+    """Where to compute."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+BundleOption = Annotated[str | None, typer.Option(help="Name of a shipped bundle, or a bundle's folder.")]
+OperatorOption = Annotated[Operator | None, typer.Option(help="How each slice is measured.  [default: the bundle's]")]
+ViewsOption = Annotated[int | None, typer.Option(min=1, help="Number of views.  [default: the bundle's]")]
+AngleOption = Annotated[
+    float | None, typer.Option(help="Range of the views in degrees.  [default: 180, or 120 for limited_angle]")
+]
+EstimatorOption = Annotated[Estimator | None, typer.Option(help="How the expectation is taken.")]
+DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
+SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(f"klip-monai {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def score(
+    path: Annotated[Path, typer.Argument(metavar="INPUT", help="DICOM folder, or NIfTI, NRRD or MetaImage file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    bundle: BundleOption = None,
+    operator: OperatorOption = None,
+    views: ViewsOption = None,
+    angle_range: AngleOption = None,
+    estimator: EstimatorOption = None,
+    series_uid: Annotated[str | None, typer.Option(help="Which series, where the folder holds several.")] = None,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+) -> None:
+    """Score one CT series and write overlays on its own voxel grid."""
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
+
+    info = find_bundle(bundle or DEFAULT_BUNDLE)
+    overrides = _overrides(operator, views, angle_range, estimator, device)
+    with _progress() as bar:
+        task = bar.add_task("reading", total=None)
+        workflow = _open(
+            info, dataset_dir=str(path), output_dir=str(output), series_uid=series_uid, seed=seed, **overrides
+        )
+
+        def show(done: int, total: int) -> None:
+            name = "scoring" if done < total else "writing"
+            bar.update(task, completed=done, total=total, description=name)
+
+        workflow.inferer.progress = show
+        workflow.run()
+        bar.update(task, description="done")
+    _print_result(workflow.evaluator.state.output[0]["summary"], path)
+
+
+@app.command()
+def bundles() -> None:
+    """List the bundles that came with klip-monai."""
+    from klip_monai.bundle import shipped_bundles
+
+    table = Table("bundle", "version", "what it is", box=None, header_style="bold")
+    for info in shipped_bundles():
+        table.add_row(info.name, info.version, info.description)
+    out.print(table)
+
+
+@app.command()
+def calibrate(
+    bundle: BundleOption = None,
+    healthy: Annotated[Path | None, typer.Option(help="Folder of healthy scans: a sub-folder or file each.")] = None,
+    phantoms: Annotated[int | None, typer.Option(min=19, help="Use so many phantoms instead.")] = None,
+    slices: Annotated[int, typer.Option(min=3, help="Slices of each phantom.")] = 24,
+    operator: OperatorOption = None,
+    views: ViewsOption = None,
+    angle_range: AngleOption = None,
+    estimator: EstimatorOption = None,
+    device: DeviceOption = Device.auto,
+    output: Annotated[Path | None, typer.Option(help="JSON file.  [default: among the bundle's references]")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Make an ID reference: thresholds and p-values for a bundle under given options, from healthy scans."""
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
+    from klip_monai.calibration import calibrate as make_reference
+    from klip_monai.calibration import healthy_scans, phantom_scans
+    from klip_monai.transforms import KLIPScore
+
+    if (healthy is None) == (phantoms is None):
+        raise InputError("calibrate: give either --healthy FOLDER or --phantoms N (at least 19, for p-values of 0.05)")
+    info = find_bundle(bundle or DEFAULT_BUNDLE)
+    workflow = _open(info, seed=seed, **_overrides(operator, views, angle_range, estimator, device))
+    parts = {name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings")}
+    if healthy is not None:
+        if not healthy.is_dir():
+            raise InputError(f"--healthy: got {str(healthy)!r}, expected a folder with a healthy scan in each entry")
+        scans, total, what = healthy_scans(healthy), len(list(healthy.iterdir())), "healthy scans"
+    else:
+        assert phantoms is not None
+        scans, total, what = phantom_scans(phantoms, slices=slices), phantoms, "healthy phantoms of klip_monai.phantom"
+    with _progress() as bar:
+        reference = make_reference(
+            KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"]),
+            bar.track(scans, total=total, description="healthy scans"),
+            settings=parts["settings"],
+            description=what,
+        )
+    target = output or info.root / "models" / "id_reference" / f"{reference.key}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    reference.save(target)
+    out.print(
+        f"{target}: {len(reference.scan_scores)} scans, suspicious from {reference.suspicious:.3g}, "
+        f"strongly from {reference.strong:.3g} nats per pixel"
+    )
+
+
+def _overrides(
+    operator: Operator | None, views: int | None, angle_range: float | None, estimator: Estimator | None, device: Device
+) -> dict[str, Any]:
+    """Command line options as overrides of the bundle's configuration."""
+    if angle_range is None and operator is Operator.limited_angle:
+        angle_range = 120.0
+    values = {
+        "operator#name": operator and operator.value,
+        "operator#views": views,
+        "operator#angle_range": angle_range,
+        "inferer#estimator": estimator and estimator.value,
+        "device": None if device is Device.auto else f"$torch.device('{device.value}')",
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _open(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
+    from klip_monai.bundle import open_workflow
+
+    workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
+    workflow.initialize()
+    return workflow
+
+
+def _progress() -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return Progress(*columns, TimeRemainingColumn(), console=err, transient=True)
+
+
+def _print_result(summary: dict[str, Any], source: Path) -> None:
+    thresholds, files, volumes = summary["thresholds"], summary["files"], summary["volume_ml"]
+    position = ", ".join(f"{v:.0f}" for v in summary["worst"]["ras_mm"])
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit']}")
+    rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy_scans']} healthy scans")
+    for name, volume in volumes.items():
+        rows.add_row(name.lower(), f"{volume:.1f} ml")
+    rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")
+    for kind, file in files.items():
+        rows.add_row(kind, str(file))
+    rows.add_row("", "")
+    rows.add_row("in 3D Slicer", f"File > Add Data: {source}, then {Path(files['segmentation']).name}")
+    rows.add_row("", "and, as the foreground volume with a colour map, " + Path(files["heatmap"]).name)
+    out.print(Panel(rows, title=summary["name"], subtitle=summary["notice"], expand=False))
+
+
+def _user_error(error: BaseException) -> KlipError | None:
+    """The KlipError behind an error that MONAI's transforms and engines wrapped, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KlipError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def _quiet() -> None:
+    """Silence libraries: what the user needs to know is said by us."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.CRITICAL)
+
+
+def main() -> None:
+    """Entry point of ``klip-monai``."""
+    _quiet()
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print("interrupted; nothing was written")
+        sys.exit(130)
+    except Exception as error:
+        known = _user_error(error)
+        if known is None:
+            err.print(f"[red]internal error[/red] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
+            sys.exit(1)
+        err.print(f"[red]error[/red] {known}", soft_wrap=True, highlight=False)
+        sys.exit(2)

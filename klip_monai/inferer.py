@@ -1,0 +1,166 @@
+"""KLIP as a MONAI inferer: standard slices in, KL density map out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from monai.inferers import Inferer
+
+from klip_monai.physics import LinearOperator
+from klip_monai.prior import Denoiser, log_sigmas
+from klip_monai.sampling import Callback, ConjugateGradientPosterior, posterior_sample, renoise, standard_normal
+from klip_monai.scoring import KLAccumulator, Window, smooth
+
+ESTIMATORS = ("renoised", "trajectory")
+
+
+class KLIPInferer(Inferer):
+    """Measures slices with an operator, samples the posterior and maps where it leaves the prior.
+
+    For each batch of slices: y = A x + e; posterior samples x0 from y; the KL density of the window's noise levels,
+    either along the sampler's own path (``trajectory``, the paper's estimator) or at x0 + sigma n for fresh n
+    (``renoised``); Gaussian smoothing. One definition of the score serves both (see :mod:`klip_monai.scoring.density`).
+
+    Args:
+        operator: A, scaled to unit spectral norm.
+        estimator: "renoised" or "trajectory".
+        window: (high, low) noise levels that count, in units of the [-1, 1] image; None counts all that are visited.
+        window_levels: intervals that the window is divided into (``renoised`` only).
+        draws: passes over the window's levels per posterior sample (``renoised``), averaged.
+        samples: posterior samples per slice, averaged.
+        sampler_levels: noise levels of the posterior sampler, log-spaced from ``sigma_max`` to ``sigma_min``.
+        sigma_max: the sampler starts from the least-squares image plus noise of this level.
+        sigma_min: lowest noise level of the sampler.
+        churn: fresh noise in the sampler, 0 (DDIM) to 1 (ancestral).
+        noise_std: standard deviation sy of the measurement noise e, in units of y (A has unit spectral norm).
+        data_std: standard deviation s assumed by the posterior denoiser.
+        cg_iterations: conjugate-gradient steps per posterior denoising.
+        smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.
+        batch_size: slices times samples that pass the network together.
+        seed: of measurement noise and sampling; the same seed, weights and device give the same map.
+        progress: called with (slices done, slices in all) after each batch.
+
+    Raises:
+        ValueError: for an unknown estimator or an impossible setting.
+    """
+
+    def __init__(
+        self,
+        operator: LinearOperator,
+        *,
+        estimator: Literal["renoised", "trajectory"] = "renoised",
+        window: tuple[float, float] | None = (0.4, 0.1),
+        window_levels: int = 12,
+        draws: int = 1,
+        samples: int = 1,
+        sampler_levels: int = 20,
+        sigma_max: float = 3.0,
+        sigma_min: float = 0.02,
+        churn: float = 1.0,
+        noise_std: float = 0.01,
+        data_std: float = 0.5,
+        cg_iterations: int = 5,
+        smoothing_px: float = 2.0,
+        batch_size: int = 16,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator: got {estimator!r}, expected one of {', '.join(ESTIMATORS)}")
+        if min(window_levels, draws, samples, sampler_levels, batch_size) < 1:
+            raise ValueError("window_levels, draws, samples, sampler_levels and batch_size: expected at least 1 each")
+        self.operator, self.estimator = operator, estimator
+        self.window = Window(*window) if window is not None else Window(sigma_max, sigma_min)
+        self.window_levels, self.draws, self.samples = window_levels, draws, samples
+        self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
+        self.noise_std, self.data_std, self.cg_iterations = noise_std, data_std, cg_iterations
+        self.smoothing_px, self.batch_size, self.seed, self.progress = smoothing_px, batch_size, seed, progress
+
+    @property
+    def passes(self) -> int:
+        """NFE: network passes a slice."""
+        renoised = self.window_levels * self.draws if self.estimator == "renoised" else 0
+        return self.samples * (self.sampler_levels + renoised)
+
+    def describe(self) -> dict[str, Any]:
+        """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
+        names = ("estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn")
+        names += ("noise_std", "data_std", "cg_iterations", "smoothing_px")
+        names += ("window_levels", "draws") if self.estimator == "renoised" else ()
+        window = {"high": self.window.high, "low": self.window.low}
+        return {"operator": self.operator.describe(), "window": window} | {name: getattr(self, name) for name in names}
+
+    def __call__(self, inputs: torch.Tensor, network: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Map the KL density.
+
+        Args:
+            inputs: standard slices in [-1, 1], float32, as (B, 1, H, W) or stacked as (B, 1, H, W, Z).
+            network: the prior.
+            *args: ignored (MONAI's engines may pass more).
+            **kwargs: ignored.
+
+        Returns:
+            Smoothed KL density, nats per pixel, same shape as ``inputs``.
+        """
+        if inputs.ndim == 5:
+            b, _, h, w, z = inputs.shape
+            flat = torch.as_tensor(inputs).movedim(-1, 1).reshape(b * z, 1, h, w)
+            return self(flat, network).reshape(b, z, 1, h, w).movedim(1, -1)
+        plain = inputs.as_subclass(torch.Tensor).float()
+        generator = torch.Generator().manual_seed(self.seed)
+        maps = []
+        size = max(1, self.batch_size // self.samples)
+        with torch.inference_mode():
+            for lo in range(0, len(plain), size):
+                density = self.density(plain[lo : lo + size], network, generator=generator)
+                maps.append(smooth(density, sigma_px=self.smoothing_px))
+                if self.progress is not None:
+                    self.progress(min(lo + size, len(plain)), len(plain))
+        return torch.cat(maps)
+
+    def density(
+        self, images: torch.Tensor, network: Denoiser, *, generator: torch.Generator, tap: Callback | None = None
+    ) -> torch.Tensor:
+        """KL density of one batch, before smoothing.
+
+        Args:
+            images: standard slices, float32 (B, 1, H, W).
+            network: the prior.
+            generator: source of all randomness.
+            tap: additionally receives every step that the estimator uses (slices x samples as the batch).
+
+        Returns:
+            float32 (B, 1, H, W), nats per pixel, mean over samples.
+        """
+        y = self.operator.A(images)
+        y = (y + self.noise_std * standard_normal(y, generator)).repeat_interleave(self.samples, dim=0)
+        posterior = ConjugateGradientPosterior(
+            network,
+            self.operator,
+            y,
+            noise_std=self.noise_std,
+            data_std=self.data_std,
+            iterations=self.cg_iterations,
+        )
+        accumulator = KLAccumulator(self.window)
+
+        def report(step: Any) -> None:
+            accumulator(step)
+            if tap is not None:
+                tap(step)
+
+        start = self.operator.A_dagger(y, iterations=self.cg_iterations)
+        x = start + self.sigma_max * standard_normal(start, generator)
+        sigmas = log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
+        renoised = self.estimator == "renoised"
+        on_path = None if renoised else report
+        x0 = posterior_sample(posterior, x, sigmas=sigmas, generator=generator, churn=self.churn, callback=on_path)
+        if renoised:
+            levels = log_sigmas(self.window_levels + 1, sigma_max=self.window.high, sigma_min=self.window.low).tolist()
+            for _ in range(self.draws):
+                renoise(posterior, x0, sigmas=levels, generator=generator, callback=report)
+        density = accumulator.density(draws=self.draws if renoised else 1)
+        return density.unflatten(0, (len(images), self.samples)).mean(dim=1)

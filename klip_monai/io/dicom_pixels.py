@@ -1,0 +1,232 @@
+"""Decode DICOM pixels of single-frame and multi-frame CT into Hounsfield units."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom import Dataset, dcmread
+from pydicom.encaps import generate_frames
+from pydicom.pixels import iter_pixels
+from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
+from klip_monai.errors import InputError
+
+PADDING_HU = -1024.0
+"""Value of pixels outside the field of view: air at the lower end of the usual CT range."""
+
+PIXEL_TAGS = ("PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation", "BitsAllocated", "SamplesPerPixel")
+"""Tags that `to_hu` reads besides the rescale."""
+
+_FRAME_TAGS = ("Rows", "Columns", "FrameOfReferenceUID", *PIXEL_TAGS)
+_FUNCTIONAL_GROUPS = (
+    "PixelMeasuresSequence",
+    "PlanePositionSequence",
+    "PlaneOrientationSequence",
+    "PixelValueTransformationSequence",
+)
+_JPEG_END = b"\xff\xd9"
+_TISSUE_HU = (-200.0, 3071.0)
+_EXPORT_AGAIN = "export the series again from the scanner or archive"
+
+
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """Keep pydicom's remarks off the screen: they quote tag values, which may identify the patient."""
+    logger = logging.getLogger("pydicom")
+    was_disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = was_disabled
+
+
+def numbers(header: Dataset, keyword: str, *, count: int, label: str) -> npt.NDArray[np.float64]:
+    """Give the numbers of a DICOM tag.
+
+    Args:
+        header: dataset to look in.
+        keyword: DICOM keyword of the tag.
+        count: how many numbers the tag must have.
+        label: what the error message calls the series.
+
+    Returns:
+        The numbers, shape (count,).
+
+    Raises:
+        InputError: the tag is missing, has another number of values, or values that are not finite numbers.
+    """
+    try:
+        values = np.atleast_1d(np.asarray(header[keyword].value, dtype=np.float64))
+    except (KeyError, TypeError, ValueError):
+        values = np.empty(0)
+    if values.shape != (count,) or not np.isfinite(values).all():
+        file = Path(str(getattr(header, "filename", ""))).name
+        raise InputError(f"{label}: got no usable {keyword} in {file!r}, expected {count} number(s); {_EXPORT_AGAIN}")
+    return values
+
+
+def check_rescale(header: Dataset, label: str) -> tuple[float, float]:
+    """Give RescaleSlope and RescaleIntercept, if they lead to Hounsfield units.
+
+    Args:
+        header: dataset, or item of a Pixel Value Transformation Sequence.
+        label: what the error message calls it.
+
+    Returns:
+        Slope and intercept: HU = slope x stored value + intercept.
+
+    Raises:
+        InputError: slope or intercept is missing or zero, or RescaleType names another unit.
+    """
+    if "ModalityLUTSequence" in header:
+        raise InputError(f"{label}: got a modality look-up table, expected RescaleSlope to HU; {_EXPORT_AGAIN}")
+    unit = str(header.get("RescaleType") or "HU").strip()
+    # Some converters spell the unit out, now and then misspelt as "Houndsfield".
+    if unit.upper() != "HU" and not unit.upper().startswith("HOUN"):
+        raise InputError(f"{label}: got RescaleType {unit!r}, expected HU; use the reconstruction in Hounsfield units")
+    slope = float(numbers(header, "RescaleSlope", count=1, label=label)[0])
+    intercept = float(numbers(header, "RescaleIntercept", count=1, label=label)[0])
+    if slope == 0.0:
+        raise InputError(f"{label}: got RescaleSlope 0, expected a slope to HU; {_EXPORT_AGAIN}")
+    return slope, intercept
+
+
+def frame_headers(path: Path) -> list[Dataset]:
+    """Give each frame of a multi-frame (enhanced) CT file the header that a single-frame file would have.
+
+    Args:
+        path: file of Enhanced CT or Legacy Converted Enhanced CT Image Storage.
+
+    Returns:
+        One dataset a frame with size, geometry, rescale and padding tags, in file order.
+    """
+    image = dcmread(path, stop_before_pixels=True)
+    headers = []
+    for frame in image.get("PerFrameFunctionalGroupsSequence") or []:
+        header = Dataset()
+        for keyword in _FRAME_TAGS:
+            if keyword in image:
+                header[keyword] = image[keyword]
+        for groups in [*(image.get("SharedFunctionalGroupsSequence") or []), frame]:
+            for keyword in _FUNCTIONAL_GROUPS:
+                for item in groups.get(keyword) or []:
+                    header.update(item)
+        header.filename, header.file_meta = image.filename, image.file_meta
+        headers.append(header)
+    return headers
+
+
+def iter_stored(headers: Sequence[Dataset], order: npt.NDArray[np.intp], label: str) -> Iterator[npt.NDArray[Any]]:
+    """Decode the slices of a series one after the other.
+
+    Args:
+        headers: one dataset a slice, from single-frame files or all frames of one multi-frame file.
+        order: index of the header of each slice to decode.
+        label: what the error messages call the series.
+
+    Yields:
+        Stored pixel values of one slice, (rows, columns).
+
+    Raises:
+        InputError: truncated or undecodable pixels.
+    """
+    paths = [Path(str(header.filename)) for header in headers]
+    multi_frame = len(set(paths)) < len(paths)
+    frames = _decode_frames(paths[0], order.tolist()) if multi_frame else iter(())
+    for index in order:
+        try:
+            stored = next(frames) if multi_frame else _decode_file(paths[index])
+            if stored.shape != (headers[index].Rows, headers[index].Columns):
+                raise ValueError(f"decoded to {stored.shape}")
+        except Exception as error:  # decoders raise many types; the reason is kept as the cause
+            raise InputError(
+                f"{label}, {paths[index].name!r}: got pixels that are cut off or cannot be decoded "
+                f"({_syntax(headers[index])}), expected a complete image; copy the file again or convert it to "
+                "uncompressed DICOM (gdcmconv --raw)"
+            ) from error
+        yield stored
+
+
+def to_hu(stored: npt.NDArray[Any], header: Dataset, label: str) -> npt.NDArray[np.float32]:
+    """Convert stored pixel values to Hounsfield units.
+
+    Args:
+        stored: pixel values as decoded, (rows, columns).
+        header: dataset of this slice with its rescale and padding tags.
+        label: what the error messages call the series.
+
+    Returns:
+        HU, same shape; padding set to -1024 HU.
+
+    Raises:
+        InputError: values that are not HU, or a padding value that cannot be told from tissue.
+    """
+    slope, intercept = check_rescale(header, label)
+    values = (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+    padding = _padding(header, stored)
+    if padding is not None and padding.any():
+        pad = float(np.median(values[padding]))
+        if _TISSUE_HU[0] < pad < _TISSUE_HU[1]:
+            raise InputError(
+                f"{label}: got PixelPaddingValue that stands for {pad:.0f} HU, expected one outside of the tissue "
+                f"range {_TISSUE_HU[0]:.0f} to {_TISSUE_HU[1]:.0f} HU; correct or remove the tag"
+            )
+        values[padding] = PADDING_HU
+    return values
+
+
+def _decode_file(path: Path) -> npt.NDArray[Any]:
+    """Stored pixel values of a single-frame file."""
+    dataset = dcmread(path)
+    _require_jpeg_end(dataset, 1)
+    return dataset.pixel_array
+
+
+def _decode_frames(path: Path, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
+    """Stored pixel values of the chosen frames of a multi-frame file, one at a time."""
+    dataset = dcmread(path)
+    _require_jpeg_end(dataset, int(dataset.NumberOfFrames))
+    yield from iter_pixels(dataset, indices=indices)
+
+
+def _require_jpeg_end(dataset: Dataset, n_frames: int) -> None:
+    """Refuse cut-off JPEG and JPEG-LS streams: their decoders fill the missing part with made-up pixels."""
+    if dataset.file_meta.TransferSyntaxUID in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+        for frame in generate_frames(dataset.PixelData, number_of_frames=n_frames):
+            # A byte or more of padding may follow; scan data never holds the marker.
+            if _JPEG_END not in frame[-16:]:
+                raise ValueError("JPEG stream without its end marker")
+
+
+def _syntax(header: Dataset) -> str:
+    """Name of the transfer syntax, for the message about a file that cannot be decoded."""
+    meta = getattr(header, "file_meta", None)
+    return meta.TransferSyntaxUID.name if meta is not None and "TransferSyntaxUID" in meta else "unknown encoding"
+
+
+def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:
+    """Mask of the pixels that PixelPaddingValue (and its range limit) marks, or None without the tag."""
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = dataset.get("PixelPaddingRangeLimit")
+    # Written with the wrong sign at times: 63536 for -2000 in signed 16-bit data.
+    bits = int(dataset.get("BitsAllocated") or 16)
+    signed = int(dataset.get("PixelRepresentation") or 0) == 1
+    ends = [_as_stored(int(end), bits, signed) for end in (value, value if limit is None else limit)]
+    return np.asarray((stored >= min(ends)) & (stored <= max(ends)))
+
+
+def _as_stored(value: int, bits: int, signed: bool) -> int:
+    """Wrap a number the way the stored pixels do."""
+    value %= 2**bits
+    return value - 2**bits if signed and value >= 2 ** (bits - 1) else value

@@ -1,0 +1,86 @@
+"""Read NIfTI files whose place in space is beyond doubt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+from klip_monai.errors import InputError
+
+_FORM_TOLERANCE_MM = 0.1
+
+
+def read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Read a three-dimensional NIfTI file.
+
+    Args:
+        path: `.nii` or `.nii.gz`; a fourth axis of length 1 is dropped.
+
+    Returns:
+        Values of shape (X, Y, Z), scaled as the header says; the (4, 4) affine to RAS mm.
+
+    Raises:
+        InputError: damaged file, more than three axes, colour values, a unit other than mm, no qform or sform, or
+            a qform and a sform that disagree by more than 0.1 mm within the volume.
+    """
+    try:
+        image = nib.load(path)
+    except Exception as error:  # nibabel passes on zlib, struct and header errors
+        raise _damaged(path) from error
+    if not isinstance(image, nib.Nifti1Image):
+        raise InputError(f"{path}: got {type(image).__name__}, expected NIfTI-1 or NIfTI-2; convert it to .nii.gz")
+    shape = image.shape
+    if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 1) or image.get_data_dtype().names:
+        raise InputError(
+            f"{path}: got shape {shape} of {image.get_data_dtype()}, expected one grey volume (X, Y, Z); "
+            "extract one volume first"
+        )
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise InputError(f"{path}: got lengths in {unit!r}, expected mm; rewrite the header in mm")
+    affine = _affine(image, path)
+    try:
+        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+    except Exception as error:
+        raise _damaged(path) from error
+    return values.reshape(shape[:3]), affine
+
+
+def _affine(image: nib.Nifti1Image, path: Path) -> npt.NDArray[np.float64]:
+    """Give the affine of the sform, or of the qform, if nothing contradicts it."""
+    sform, sform_code = image.get_sform(coded=True)
+    try:
+        qform, qform_code = image.get_qform(coded=True)
+    except ValueError as error:
+        raise InputError(
+            f"{path}: got an invalid qform quaternion, expected unit length; rewrite the header"
+        ) from error
+    if not sform_code and not qform_code:
+        raise InputError(
+            f"{path}: got qform code 0 and sform code 0, expected one above 0: without them the place and the side "
+            "of the body are a guess; convert again from the original series"
+        )
+    if sform_code and qform_code:
+        ends = np.array(np.meshgrid(*[(0, size - 1) for size in image.shape[:3]], indexing="ij")).reshape(3, -1)
+        corners = np.vstack([ends, np.ones(ends.shape[1])])
+        apart = float(np.linalg.norm(((qform - sform) @ corners)[:3], axis=0).max())
+        if not apart <= _FORM_TOLERANCE_MM:
+            raise InputError(
+                f"{path}: got a qform and a sform that disagree by up to {apart:.2f} mm (qform {_rows(qform)}, sform "
+                f"{_rows(sform)}), expected the same; keep the right one and set the code of the other to 0"
+            )
+    return np.asarray(sform if sform_code else qform, dtype=np.float64)
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(
+        f"{path}: got a file that is cut off or no NIfTI, expected a complete .nii or .nii.gz; copy it again"
+    )
+
+
+def _rows(affine: npt.NDArray[np.float64]) -> str:
+    """The affine's first three rows on one line."""
+    return str(np.round(affine[:3], 3).tolist())

@@ -1,0 +1,72 @@
+"""Read NRRD and MetaImage files, the formats that 3D Slicer and ITK save volumes in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
+
+from klip_monai.errors import InputError
+from klip_monai.io.dicom_geometry import LPS_TO_RAS
+
+_HEADER_BYTES = 65536
+_META_IMAGE_GEOMETRY = (b"TransformMatrix", b"ElementSpacing", b"Offset")
+_NRRD_SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
+
+
+def read_nrrd(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Read a three-dimensional NRRD or MetaImage file with ITK.
+
+    Args:
+        path: `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
+
+    Returns:
+        Values of shape (X, Y, Z), a view; the (4, 4) affine to RAS mm.
+
+    Raises:
+        InputError: damaged file, other than three axes or one value a voxel, or a header without the place in space.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    warned = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        reader.ReadImageInformation()
+        _check_header(reader, path)
+        reader.SetOutputPixelType(sitk.sitkFloat32)
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise InputError(
+            f"{path}: got a file that ITK cannot read, expected a complete NRRD or MetaImage (with its data file "
+            "beside it if detached); save it again"
+        ) from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warned)
+    affine = np.eye(4)
+    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return sitk.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine
+
+
+def _check_header(reader: sitk.ImageFileReader, path: Path) -> None:
+    """Refuse what is no grey volume, and headers that leave the place in space to a default."""
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise InputError(
+            f"{path}: got shape {tuple(reader.GetSize())} with {reader.GetNumberOfComponents()} value(s) a voxel, "
+            "expected one grey volume (X, Y, Z); extract one volume first"
+        )
+    if path.suffix.lower() in (".mha", ".mhd"):
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+        missing = [word.decode() for word in _META_IMAGE_GEOMETRY if word not in header]
+    else:
+        # ITK hands "space" on by its long name and leaves the key out where the file has none.
+        space = reader.GetMetaData("NRRD_space") if reader.HasMetaDataKey("NRRD_space") else ""
+        missing = [] if space.lower() in _NRRD_SPACES else ["space (LPS or RAS)"]
+    if missing:
+        raise InputError(
+            f"{path}: got a header without {', '.join(missing)}, expected the full place in space: the side of the "
+            "body would be a guess; save it again from 3D Slicer with the original series"
+        )

@@ -1,0 +1,170 @@
+"""Which slices a preview shows, and where patient right, left, front and back lie in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+
+Plane = Literal["axial", "coronal", "sagittal"]
+
+# Plane -> (horizontal, vertical, normal) axis of a volume whose axes run towards patient right, anterior and superior.
+_AXES: dict[Plane, tuple[int, int, int]] = {"axial": (0, 1, 2), "coronal": (0, 2, 1), "sagittal": (1, 2, 0)}
+# Radiological convention: patient right, and in sagittal views anterior, at the left of the picture.
+_EDGES: dict[Plane, tuple[str, str, str, str]] = {
+    "axial": ("R", "L", "A", "P"),
+    "coronal": ("R", "L", "S", "I"),
+    "sagittal": ("A", "P", "S", "I"),
+}
+_DIRECTIONS = (("R", "L"), ("A", "P"), ("S", "I"))
+_BODY_HU = -300.0
+_MARGIN_MM = 10.0
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """One picture: rows run bottom to top and columns left to right as shown on the screen.
+
+    Attributes:
+        plane: closest anatomical plane.
+        index: slice number along the plane's normal, counted towards patient right, anterior or superior.
+        ct: (rows, columns) HU.
+        heatmap: (rows, columns) nats per voxel.
+        labels: (rows, columns) 0, 1 or 2.
+        spacing: (row, column) distance in mm.
+        edges: letters at the left, right, top and bottom of the picture.
+        position: distance of the slice from the RAS origin along its normal with its direction, such as `S 12.5 mm`.
+    """
+
+    plane: Plane
+    index: int
+    ct: npt.NDArray[Any]
+    heatmap: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+    spacing: tuple[float, float]
+    edges: tuple[str, str, str, str]
+    position: str
+
+
+class PreviewScan:
+    """A scan, its heat map and labels, with axes flipped and permuted to run towards patient right, anterior, superior.
+
+    Args:
+        ct: (X, Y, Z) HU.
+        heatmap: (X, Y, Z) nats per voxel.
+        labels: (X, Y, Z) 0, 1 or 2.
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+    """
+
+    def __init__(
+        self,
+        ct: npt.NDArray[Any],
+        heatmap: npt.NDArray[Any],
+        labels: npt.NDArray[Any],
+        affine: npt.NDArray[np.float64],
+    ) -> None:
+        orientation = nib.io_orientation(affine)
+        self.ct, self.heatmap, self.labels = (
+            nib.apply_orientation(array, orientation) for array in (ct, heatmap, labels)
+        )
+        self.affine: npt.NDArray[np.float64] = affine @ nib.orientations.inv_ornt_aff(orientation, ct.shape)
+        self.spacing: npt.NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def tilt_degrees(self) -> float:
+        """Largest angle in degrees between a voxel axis and its closest patient axis."""
+        cosines = np.abs(np.diag(self.affine[:3, :3])) / self.spacing
+        return float(np.degrees(np.arccos(np.clip(cosines.min(), -1.0, 1.0))))
+
+    @property
+    def worst_voxel(self) -> tuple[int, int, int]:
+        """Index of the largest heat map value; the centre where the heat map is flat."""
+        if self.heatmap.max() <= self.heatmap.min():
+            i, j, k = (size // 2 for size in self.heatmap.shape)
+        else:
+            i, j, k = (int(n) for n in np.unravel_index(int(np.argmax(self.heatmap)), self.heatmap.shape))
+        return i, j, k
+
+    def worst_axial_slices(self, count: int, *, separation_mm: float) -> list[int]:
+        """Axial slice numbers by falling heat map maximum, each at least a distance from those before it.
+
+        Args:
+            count: number of slices wanted; fewer are given when the scan has fewer.
+            separation_mm: least distance in mm, made smaller where the scan is too short for it.
+
+        Returns:
+            Slice numbers counted towards superior, the worst first.
+        """
+        maxima = self.heatmap.max(axis=(0, 1))
+        chosen = [self.worst_voxel[2]]
+        depth = maxima.size * float(self.spacing[2])
+        gap = max(1.0, min(separation_mm, depth / (count + 1)) / float(self.spacing[2]))
+        for index in (int(n) for n in np.argsort(-maxima, kind="stable")):
+            if len(chosen) == min(count, maxima.size):
+                break
+            if all(abs(index - other) >= gap for other in chosen):
+                chosen.append(index)
+        return chosen
+
+    def body_box(self) -> tuple[slice, slice, slice]:
+        """Bounding box, with a margin, of the worst voxel and all denser than air; the whole scan when nothing is."""
+        body = self.ct > _BODY_HU
+        box = []
+        for axis in range(3):
+            others = tuple(other for other in range(3) if other != axis)
+            # Half a per cent of a slice is more than noise in air and less than any part of a patient.
+            filled = np.flatnonzero(body.mean(axis=others) > 0.005)
+            margin = round(_MARGIN_MM / float(self.spacing[axis]))
+            size, worst = self.ct.shape[axis], self.worst_voxel[axis]
+            low, high = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, size)
+            box.append(slice(max(0, min(low - margin, worst)), min(size, max(high + margin, worst + 1))))
+        return box[0], box[1], box[2]
+
+    def view(self, plane: Plane, index: int, *, box: tuple[slice, slice, slice]) -> SliceView:
+        """Cut one slice, cropped to a box and turned the way radiologists look at it."""
+        horizontal, vertical, normal = _AXES[plane]
+        selection: list[slice | int] = [box[0], box[1], box[2]]
+        selection[normal] = index
+
+        def cut(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            # Both horizontal axes run towards what belongs at the left of the picture: right, or anterior.
+            return array[tuple(selection)].T[:, ::-1]
+
+        return SliceView(
+            plane=plane,
+            index=index,
+            ct=cut(self.ct),
+            heatmap=cut(self.heatmap),
+            labels=cut(self.labels),
+            spacing=(float(self.spacing[vertical]), float(self.spacing[horizontal])),
+            edges=_EDGES[plane],
+            position=self._position(normal, index),
+        )
+
+    def picture_position(
+        self, plane: Plane, voxel: tuple[int, int, int], *, box: tuple[slice, slice, slice]
+    ) -> tuple[float, float]:
+        """Place (x, y) in mm of a voxel in the picture of a plane, from the picture's lower left corner."""
+        horizontal, vertical, _ = _AXES[plane]
+        x = (box[horizontal].stop - voxel[horizontal] - 0.5) * float(self.spacing[horizontal])
+        y = (voxel[vertical] - box[vertical].start + 0.5) * float(self.spacing[vertical])
+        return x, y
+
+    def ras(self, voxel: tuple[int, int, int]) -> str:
+        """Position of a voxel's centre as viewers print it, such as `R 12.0  P 30.5  S 101.2 mm`."""
+        place = self.affine[:3, :3] @ voxel + self.affine[:3, 3]
+        return "  ".join(_directed(float(value), axis) for axis, value in enumerate(place)) + " mm"
+
+    def _position(self, normal: int, index: int) -> str:
+        """Offset of a slice along its normal; for a straight scan this is one RAS coordinate."""
+        direction = self.affine[:3, normal] / self.spacing[normal]
+        offset = float(direction @ (self.affine[:3, 3] + index * self.affine[:3, normal]))
+        return f"{_directed(offset, normal)} mm"
+
+
+def _directed(value: float, axis: int) -> str:
+    """A coordinate with the letter of its side instead of its sign."""
+    return f"{_DIRECTIONS[axis][0 if value >= 0 else 1]} {abs(value):.1f}"

@@ -1,0 +1,165 @@
+"""Read a CT scan in any supported format into one kind of volume, or refuse it with a reason."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import MetaTensor
+from monai.utils import MetaKeys, SpaceKeys
+
+from klip_monai.errors import InputError
+
+AIR_HU = -200.0
+"""A CT scan of a body has voxels on both sides of this value: air or lung below, tissue above."""
+
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+_ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
+_MIN_SIZE = 3
+# The limit of the writers: DICOM and NIfTI round direction cosines to about 1e-6.
+_MAX_AXIS_COSINE = 1e-4
+_EXPECTED = "a folder with one CT series (DICOM), or a .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd file"
+
+
+def read_volume(
+    path: str | os.PathLike[str],
+    *,
+    series_uid: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> MetaTensor:
+    """Read a CT scan as Hounsfield units on its own voxel grid.
+
+    Args:
+        path: folder with DICOM files (searched with its subfolders), a multi-frame DICOM file, or a NIfTI, NRRD or
+            MetaImage file.
+        series_uid: SeriesInstanceUID to read where a DICOM folder holds several CT series.
+        progress: called after each DICOM slice with (slices read, slices in total).
+
+    Returns:
+        float32 HU of shape (1, X, Y, Z) with the (4, 4) float64 affine to RAS mm. For DICOM X is the column, Y the
+        row and Z the slice, ascending along row direction x column direction. The memory may be strided; nothing is
+        resampled. `meta` holds "filename_or_obj" (the path as given), "format" ("dicom", "nifti" or "nrrd", the
+        latter for MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
+        unless a DICOM file has one), "modality" ("CT" for DICOM, else None), "space" ("RAS"), "affine",
+        "original_affine", "spatial_shape" (X, Y, Z) and "original_channel_dim".
+
+    Raises:
+        InputError: nothing to read there, more than one candidate, an ambiguous or irregular geometry, damaged data,
+            or values that are not Hounsfield units.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    uid: str | None = None
+    if not path.exists():
+        raise InputError(f"path: got {str(path)!r}, which does not exist, expected {_EXPECTED}; check the spelling")
+    if path.is_file() and suffix in (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES):
+        if series_uid is not None:
+            raise InputError(
+                f"series_uid: got {series_uid!r} with {path.name!r}, expected it with DICOM only; leave it out"
+            )
+        file_format = "nifti" if suffix in _NIFTI_SUFFIXES else "nrrd"
+        values, affine = _read_file(path, file_format)
+    else:
+        file_format = "dicom"
+        values, affine, uid = _read_dicom(path, series_uid, progress)
+    label = f"series {uid}" if uid else str(path)
+    _check_grid(values.shape, affine, label)
+    _check_hu(values, label)
+    meta = {
+        "filename_or_obj": str(path),
+        "format": file_format,
+        "name": safe_name(path),
+        "series_uid": uid or None,
+        "modality": "CT" if file_format == "dicom" else None,
+        MetaKeys.SPACE.value: SpaceKeys.RAS.value,
+        MetaKeys.ORIGINAL_AFFINE.value: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE.value: np.array(values.shape),
+        MetaKeys.ORIGINAL_CHANNEL_DIM.value: 0,
+    }
+    return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(affine), meta=meta)
+
+
+def safe_name(path: str | os.PathLike[str]) -> str:
+    """Give a name for outputs from the path of an input.
+
+    Args:
+        path: folder or file; "." stands for the name of the working folder.
+
+    Returns:
+        Folder name or file name without its format suffix, of A-Z a-z 0-9 . _ - only, never empty.
+    """
+    path = Path(path)
+    full = path.resolve() if path.name in ("", "..") else path
+    stem = full.name if full.is_dir() else full.name[: len(full.name) - len(_suffix(full))]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "volume"
+
+
+def _read_file(path: Path, file_format: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Read one volume file; the libraries are imported only for the format that needs them."""
+    if file_format == "nifti":
+        from klip_monai.io.nifti import read_nifti
+
+        return read_nifti(path)
+    from klip_monai.io.nrrd import read_nrrd
+
+    return read_nrrd(path)
+
+
+def _read_dicom(
+    path: Path, series_uid: str | None, progress: Callable[[int, int], None] | None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], str]:
+    """Read a series from a folder, or from a single file if that is a whole volume."""
+    from pydicom.misc import is_dicom
+
+    from klip_monai.io.dicom import read_ct_series
+
+    if path.is_file() and not is_dicom(path):
+        raise InputError(f"path: got file {str(path)!r} of no known format, expected {_EXPECTED}; convert it first")
+    return read_ct_series(path, series_uid=series_uid, progress=progress)
+
+
+def _suffix(path: Path) -> str:
+    """Lower-case format suffix: two parts for .nii.gz, none for dots that belong to the name (1.2.840...)."""
+    name = path.name.lower()
+    known = (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES, ".dcm", ".ima")
+    return max((suffix for suffix in known if name.endswith(suffix)), key=len, default="")
+
+
+def _check_grid(shape: tuple[int, ...], affine: npt.NDArray[np.float64], label: str) -> None:
+    """Refuse slivers and grids that neither DICOM nor 3D Slicer could show."""
+    if min(shape) < _MIN_SIZE:
+        raise InputError(
+            f"{label}: got shape {shape}, expected at least {_MIN_SIZE} voxels along X, Y and Z; give the whole scan"
+        )
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not (spacing > 0).all():
+        raise InputError(
+            f"{label}: got a voxel grid with spacing {spacing.tolist()} mm, expected finite sizes above 0; "
+            "fix the header"
+        )
+    axes = affine[:3, :3] / spacing
+    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
+    if cosine > _MAX_AXIS_COSINE:
+        raise InputError(
+            f"{label}: got axes {90 - np.degrees(np.arcsin(min(cosine, 1.0))):.2f} degrees apart (sheared, as by a "
+            "gantry tilt), expected right angles; resample to a right-angled grid first"
+        )
+
+
+def _check_hu(values: npt.NDArray[np.float32], label: str) -> None:
+    """Refuse values that cannot be Hounsfield units; minimum and maximum also carry NaN and infinity."""
+    low, high = float(values.min()), float(values.max())
+    if not np.isfinite([low, high]).all():
+        raise InputError(
+            f"{label}: got NaN or infinite voxels, expected finite HU; set voxels outside the scan to -1024"
+        )
+    if not low < AIR_HU < high:
+        raise InputError(
+            f"{label}: got values from {low:g} to {high:g}, which are not HU: expected air below and tissue above "
+            f"{AIR_HU:g}; convert again from the original CT series without windowing or normalising"
+        )

@@ -1,0 +1,22 @@
+"""Linear measurement operators on slices: `A`, `A_adjoint`, `A_dagger`, scaled to unit spectral norm.
+
+Importing this package does not import astra; building a `Tomography` does.
+"""
+
+from __future__ import annotations
+
+from klip_monai.physics.factory import make_operator
+from klip_monai.physics.geometry import ParallelBeam
+from klip_monai.physics.operator import Identity, LinearOperator
+from klip_monai.physics.solvers import conjugate_gradient, spectral_norm
+from klip_monai.physics.tomography import Tomography
+
+__all__ = [
+    "Identity",
+    "LinearOperator",
+    "ParallelBeam",
+    "Tomography",
+    "conjugate_gradient",
+    "make_operator",
+    "spectral_norm",
+]

@@ -1,0 +1,48 @@
+"""Operators by the names that bundles and the command line use."""
+
+from __future__ import annotations
+
+from klip_monai.errors import InputError
+from klip_monai.physics.geometry import ParallelBeam
+from klip_monai.physics.operator import Identity, LinearOperator
+from klip_monai.physics.tomography import Tomography
+
+OPERATORS = ("sparse_view", "limited_angle", "identity")
+
+
+def make_operator(
+    name: str,
+    *,
+    image_shape: tuple[int, int],
+    pixel_mm: float,
+    views: int = 24,
+    angle_range: float = 180.0,
+) -> LinearOperator:
+    """Build an operator by name.
+
+    Args:
+        name: "sparse_view" (parallel beam over 180 degrees or more), "limited_angle" (over less than 180 degrees) or
+            "identity" (denoising; of the geometry only `image_shape` matters).
+        image_shape: (H, W) in pixels.
+        pixel_mm: side of a pixel in mm.
+        views: number of angles, evenly spaced, endpoint excluded.
+        angle_range: range of the angles in degrees.
+
+    Returns:
+        The operator, scaled to unit spectral norm.
+
+    Raises:
+        InputError: an unknown name, an `angle_range` that contradicts it, or a value outside its range.
+    """
+    if name not in OPERATORS:
+        raise InputError(f"operator: got {name!r}, expected one of {', '.join(OPERATORS)}")
+    if name == "identity":
+        return Identity(image_shape)
+    geometry = ParallelBeam(image_shape=image_shape, pixel_mm=pixel_mm, views=views, angle_range=angle_range)
+    if name == "limited_angle" and geometry.angle_range >= 180:
+        raise InputError(f"angle_range: got {angle_range:g} degrees for limited_angle, expected less than 180")
+    if name == "sparse_view" and geometry.angle_range < 180:
+        raise InputError(
+            f"angle_range: got {angle_range:g} degrees for sparse_view, expected 180 or more; use limited_angle"
+        )
+    return Tomography(geometry)

@@ -1,0 +1,193 @@
+"""Denoisers D(x, sigma) = E[x0 given x0 + sigma n = x]: the only face of the prior that the samplers see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from monai.networks.nets import DiffusionModelUNet
+from torch import nn
+
+from klip_monai.errors import BundleError, InputError
+
+# MONAI's sinusoidal embedding spans frequencies 1 to 1e-4 and expects hundreds of steps; ln(sigma)/4 spans about
+# [-1.6, 1.1]. Times 100, its fastest sinusoid turns once per 0.25 of ln(sigma): resolved, yet smooth between levels.
+_NOISE_EMBEDDING_SCALE = 100.0
+
+
+class Denoiser(Protocol):
+    """Anything that maps a noisy slice and its noise level to the expected clean slice."""
+
+    def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Denoise.
+
+        Args:
+            x: noisy slices (B, 1, H, W), float32.
+            sigma: noise level > 0, one for all slices or one per slice (B,).
+
+        Returns:
+            E[x0 given x], same shape and dtype as ``x``.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaussianDenoiser:
+    """Exact denoiser of the white Gaussian prior N(mean, std^2 I): D = mean + std^2/(std^2 + sigma^2) (x - mean).
+
+    Attributes:
+        mean: prior mean, a number or a tensor that broadcasts against (B, 1, H, W).
+        std: prior standard deviation, a number > 0 or a tensor that broadcasts against (B, 1, H, W).
+    """
+
+    mean: float | torch.Tensor = 0.0
+    std: float | torch.Tensor = 1.0
+
+    def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Denoise ``x`` (B, 1, H, W) at ``sigma`` (a number or (B,)); see `Denoiser`."""
+        variance = torch.as_tensor(self.std, dtype=x.dtype, device=x.device) ** 2
+        level = _per_slice(sigma, x)[:, None, None, None]
+        return self.mean + variance / (variance + level**2) * (x - self.mean)
+
+
+class UNetDenoiser(nn.Module):
+    """MONAI's diffusion U-Net with the preconditioning of Karras et al. 2022 (EDM, Table 1).
+
+    D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) with c_skip = sd^2/(sigma^2 + sd^2),
+    c_out = sigma sd/sqrt(sigma^2 + sd^2), c_in = 1/sqrt(sigma^2 + sd^2), c_noise = ln(sigma)/4 and sd = ``sigma_data``.
+    F works on space-to-depth blocks, which is what makes it affordable on a CPU, and sees two fixed channels with the
+    normalised row and column in [-1, 1]: CT slices are aligned, so the prior may depend on where a pixel lies.
+
+    Args:
+        image_shape: (H, W) of the slices, in pixels.
+        channels: channels of each level, from fine to coarse.
+        num_res_blocks: residual blocks per level.
+        attention_levels: which levels attend over all their pixels; default: only the coarsest.
+        norm_num_groups: groups of the group normalisation; divides every entry of ``channels``.
+        num_head_channels: channels per attention head; divides the channels of every level with attention.
+        space_to_depth: side s of the blocks; F sees (B, s*s + 2, H/s, W/s).
+        sigma_data: standard deviation of the clean slices in [-1, 1] units.
+        precision: arithmetic inside F; the preconditioning and everything outside stay float32.
+
+    Raises:
+        BundleError: if the shape is not divisible by s * 2^(levels - 1) or an option does not fit the others.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        channels: Sequence[int] = (32, 64, 128),
+        *,
+        num_res_blocks: int = 1,
+        attention_levels: Sequence[bool] | None = None,
+        norm_num_groups: int = 8,
+        num_head_channels: int = 32,
+        space_to_depth: int = 2,
+        sigma_data: float = 0.5,
+        precision: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        super().__init__()
+        attention = [i == len(channels) - 1 for i in range(len(channels))]
+        attention = attention if attention_levels is None else [bool(level) for level in attention_levels]
+        self.image_shape = _checked_shape(image_shape, multiple=space_to_depth * 2 ** (len(channels) - 1))
+        _check_channels(channels, attention, norm_num_groups=norm_num_groups, num_head_channels=num_head_channels)
+        if sigma_data <= 0:
+            raise BundleError(f"sigma_data: got {sigma_data}, expected the positive standard deviation of the slices.")
+        if precision not in ("float32", "bfloat16"):
+            raise BundleError(f"precision: got {precision!r}, expected 'float32' or 'bfloat16'.")
+        self.space_to_depth = space_to_depth
+        self.sigma_data = sigma_data
+        self.precision = precision
+        self.network = DiffusionModelUNet(
+            spatial_dims=2,
+            in_channels=space_to_depth**2 + 2,
+            out_channels=space_to_depth**2,
+            num_res_blocks=num_res_blocks,
+            channels=channels,
+            attention_levels=attention,
+            norm_num_groups=norm_num_groups,
+            num_head_channels=num_head_channels,
+            use_flash_attention=True,
+        )
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.position: torch.Tensor
+        self.register_buffer("position", _position(self.image_shape, space_to_depth), persistent=False)
+
+    def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        """Denoise.
+
+        Args:
+            x: noisy slices (B, 1, H, W), float32, H and W as in ``image_shape``.
+            sigma: noise level > 0, one for all slices or one per slice (B,).
+
+        Returns:
+            Denoised slices (B, 1, H, W), float32.
+
+        Raises:
+            InputError: if ``x`` has another shape or ``sigma`` does not fit it.
+        """
+        if x.shape[1:] != (1, *self.image_shape):
+            raise InputError(
+                f"x: got shape {tuple(x.shape)}, expected (B, 1, {self.image_shape[0]}, {self.image_shape[1]}); "
+                "resample the slices to the prior's image_shape."
+            )
+        level = _per_slice(sigma, x)
+        squared, data = level[:, None, None, None] ** 2, self.sigma_data**2
+        scale = (squared + data).sqrt()
+        c_skip, c_out, c_in = data / (squared + data), squared.sqrt() * self.sigma_data / scale, 1 / scale
+        return c_skip * x + c_out * self._residual(c_in * x, level.log() / 4)
+
+    def _residual(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
+        """F of the preconditioning, in the network's precision and back to float32."""
+        blocks = nn.functional.pixel_unshuffle(x, self.space_to_depth)
+        blocks = torch.cat([blocks, self.position.expand(x.shape[0], -1, -1, -1)], dim=1)
+        blocks = blocks.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+            out = self.network(blocks, timesteps=_NOISE_EMBEDDING_SCALE * c_noise)
+        return nn.functional.pixel_shuffle(out.float(), self.space_to_depth)
+
+
+def _per_slice(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """One noise level per slice (B,), on the device and in the dtype of ``x``."""
+    if not isinstance(sigma, torch.Tensor) and not sigma > 0:
+        raise InputError(f"sigma: got {sigma}, expected a noise level > 0.")
+    level = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    if level.shape not in ((), (1,), (x.shape[0],)):
+        raise InputError(f"sigma: got shape {tuple(level.shape)}, expected a number or ({x.shape[0]},), one per slice.")
+    return level.expand(x.shape[0])
+
+
+def _checked_shape(image_shape: Sequence[int], *, multiple: int) -> tuple[int, int]:
+    """The pair (H, W), refused unless space-to-depth and every halving divide it."""
+    shape = tuple(int(side) for side in image_shape)
+    if len(shape) != 2 or any(side <= 0 or side % multiple for side in shape):
+        raise BundleError(
+            f"image_shape: got {shape}, expected (H, W), both multiples of {multiple} "
+            "(space_to_depth times 2 per level below the first); change the shape or use fewer channels."
+        )
+    return shape[0], shape[1]
+
+
+def _check_channels(
+    channels: Sequence[int], attention: Sequence[bool], *, norm_num_groups: int, num_head_channels: int
+) -> None:
+    """Refuse level options that do not fit each other, before MONAI does so less plainly."""
+    if len(attention) != len(channels):
+        raise BundleError(f"attention_levels: got {len(attention)} entries, expected {len(channels)}, one per channel.")
+    if any(c % norm_num_groups for c in channels):
+        raise BundleError(f"channels: got {tuple(channels)}, expected multiples of norm_num_groups={norm_num_groups}.")
+    # MONAI's middle block always attends, on the coarsest level.
+    attending = [c for c, attends in zip(channels, attention, strict=True) if attends] + [channels[-1]]
+    if any(c % num_head_channels for c in attending):
+        raise BundleError(
+            f"num_head_channels: got {num_head_channels}, expected a divisor of the attending channels {attending}."
+        )
+
+
+def _position(image_shape: tuple[int, int], space_to_depth: int) -> torch.Tensor:
+    """Normalised row and column of each block's centre (1, 2, H/s, W/s)."""
+    sides = [side // space_to_depth for side in image_shape]
+    centres = [(torch.arange(side, dtype=torch.float32) + 0.5) * 2 / side - 1 for side in sides]
+    return torch.stack(torch.meshgrid(*centres, indexing="ij"))[None]

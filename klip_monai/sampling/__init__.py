@@ -1,0 +1,14 @@
+"""Posterior samplers. A sampler never knows what its steps are used for."""
+
+from klip_monai.sampling.samplers import posterior_sample, renoise, standard_normal
+from klip_monai.sampling.step import Callback, ConjugateGradientPosterior, PosteriorDenoiser, Step
+
+__all__ = [
+    "Callback",
+    "ConjugateGradientPosterior",
+    "PosteriorDenoiser",
+    "Step",
+    "posterior_sample",
+    "renoise",
+    "standard_normal",
+]

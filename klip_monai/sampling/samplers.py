@@ -1,0 +1,78 @@
+"""Posterior samplers: functions of (posterior denoiser, x, sigmas) that report every step to a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+
+from klip_monai.sampling.step import Callback, PosteriorDenoiser, Step
+
+
+def standard_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """White noise shaped like ``like``, drawn on the generator's device: a seed means the same everywhere."""
+    noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
+    return noise.to(like.device)
+
+
+def posterior_sample(
+    posterior: PosteriorDenoiser,
+    x: torch.Tensor,
+    *,
+    sigmas: Sequence[float],
+    generator: torch.Generator,
+    churn: float = 1.0,
+    callback: Callback | None = None,
+) -> torch.Tensor:
+    """Run the reverse process with the measurement (decomposed diffusion sampling, Chung et al. 2024).
+
+    From sigma to sigma' the state becomes D_y + sigma' (sqrt(1 - eta^2) (x - D_y) / sigma + eta n): DDIM for eta = 0,
+    fully re-noised for eta = 1, with eta = ``churn`` * sqrt(1 - sigma'^2 / sigma^2) (ancestral at churn 1).
+
+    Args:
+        posterior: (x, sigma) to (D, D_y).
+        x: state at ``sigmas[0]``, float32 (B, 1, H, W).
+        sigmas: descending noise levels, the last one positive; a final step goes to 0.
+        generator: source of all randomness.
+        churn: amount of fresh noise, 0 to 1.
+        callback: receives a :class:`Step` for each level but the last (which has no lower level to integrate to).
+
+    Returns:
+        Posterior sample x0, float32 (B, 1, H, W).
+    """
+    for sigma, sigma_next in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+        denoised, denoised_posterior = posterior(x, sigma)
+        if callback is not None and sigma_next > 0:
+            callback(Step(sigma, sigma_next, denoised, denoised_posterior))
+        if sigma_next == 0:
+            return denoised_posterior
+        eta = churn * (1 - (sigma_next / sigma) ** 2) ** 0.5
+        direction = (x - denoised_posterior) / sigma
+        x = denoised_posterior + sigma_next * ((1 - eta**2) ** 0.5 * direction + eta * standard_normal(x, generator))
+    raise ValueError("sigmas: got none, expected at least one noise level")
+
+
+def renoise(
+    posterior: PosteriorDenoiser,
+    x0: torch.Tensor,
+    *,
+    sigmas: Sequence[float],
+    generator: torch.Generator,
+    callback: Callback,
+) -> None:
+    """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other.
+
+    If x0 is a posterior sample, x0 + sigma n is exactly a draw from the noisy posterior at sigma, so the expectation of
+    the KL sum needs only the window's levels.
+
+    Args:
+        posterior: (x, sigma) to (D, D_y).
+        x0: posterior samples, float32 (B, 1, H, W).
+        sigmas: K + 1 descending levels: the edges of K intervals, evaluated at each interval's upper edge.
+        generator: source of all randomness.
+        callback: receives a :class:`Step` for each interval.
+    """
+    for sigma, sigma_next in pairwise(sigmas):
+        denoised, denoised_posterior = posterior(x0 + sigma * standard_normal(x0, generator), sigma)
+        callback(Step(sigma, sigma_next, denoised, denoised_posterior))

@@ -1,0 +1,82 @@
+"""What every sampler reports, and the posterior denoiser they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from klip_monai.physics import LinearOperator
+from klip_monai.physics.solvers import conjugate_gradient
+from klip_monai.prior import Denoiser
+
+
+@dataclass(frozen=True)
+class Step:
+    """One noise level of a reverse process.
+
+    Attributes:
+        sigma: noise level of the state that was denoised.
+        sigma_next: the next lower level; the step stands for the interval between them.
+        denoised_prior: D(x, sigma), float32 (B, 1, H, W).
+        denoised_posterior: D_y(x, sigma), same shape.
+    """
+
+    sigma: float
+    sigma_next: float
+    denoised_prior: torch.Tensor
+    denoised_posterior: torch.Tensor
+
+
+Callback = Callable[[Step], None]
+
+
+class PosteriorDenoiser(Protocol):
+    """Anything that turns (x, sigma) into (D(x, sigma), D_y(x, sigma))."""
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Denoise ``x`` (B, 1, H, W) without and with the measurement."""
+        ...
+
+
+class ConjugateGradientPosterior:
+    """Posterior denoiser by a few conjugate-gradient steps, without back-propagation through the network.
+
+    D_y minimises ||A z - y||^2 / sy^2 + ||z - D||^2 / r^2 with r^2 = sigma^2 s^2 / (sigma^2 + s^2): the posterior mean
+    if x0 given x_sigma were Gaussian around D with variance r^2 (Song et al. 2023, pseudo-inverse guidance; Chung et
+    al. 2024, decomposed diffusion sampling). Exact for a white Gaussian prior of variance s^2 and enough iterations.
+
+    Args:
+        denoiser: the prior.
+        operator: A, scaled to unit spectral norm.
+        y: measurement (B, *range_shape).
+        noise_std: sy, in units of y.
+        data_std: s, standard deviation of the data about its mean.
+        iterations: conjugate-gradient steps.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        operator: LinearOperator,
+        y: torch.Tensor,
+        *,
+        noise_std: float,
+        data_std: float = 0.5,
+        iterations: int = 5,
+    ) -> None:
+        if noise_std <= 0:
+            raise ValueError(f"noise_std: got {noise_std}, expected a positive standard deviation of the measurement")
+        self.denoiser, self.operator, self.y = denoiser, operator, y
+        self.noise_std, self.data_std, self.iterations = noise_std, data_std, iterations
+
+    def __call__(self, x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (D, D_y), each float32 (B, 1, H, W)."""
+        a, prior = self.operator, self.denoiser(x, sigma)
+        variance = sigma**2 * self.data_std**2 / (sigma**2 + self.data_std**2)
+        gamma = variance / self.noise_std**2
+        residual = gamma * a.A_adjoint(self.y - a.A(prior))
+        move = conjugate_gradient(lambda d: d + gamma * a.A_adjoint(a.A(d)), residual, iterations=self.iterations)
+        return prior, prior + move

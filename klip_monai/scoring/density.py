@@ -1,0 +1,101 @@
+"""The KL density: how many nats the measurement moves each pixel off the prior, within a window of noise levels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from monai.networks.layers import GaussianFilter
+
+if TYPE_CHECKING:
+    from klip_monai.sampling import Step
+
+
+@dataclass(frozen=True)
+class Window:
+    """A range of noise levels, ``low`` <= sigma <= ``high``, in units of the [-1, 1] image; by default all of them."""
+
+    high: float = float("inf")
+    low: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high:
+            raise ValueError(f"window: got high {self.high} and low {self.low}, expected 0 <= low < high")
+
+    def weight(self, sigma: float, sigma_next: float) -> float:
+        """Half the gain in signal-to-noise ratio from ``sigma`` down to ``sigma_next``, inside the window only."""
+        upper, lower = min(sigma, self.high), max(sigma_next, self.low)
+        return 0.5 * (lower**-2 - upper**-2) if lower < upper else 0.0
+
+
+class KLAccumulator:
+    """Sums the KL density of the steps it is called with; memory does not grow with steps.
+
+    KL(p(x|y) || p(x)) = 1/2 sum_k (1/sigma_{k+1}^2 - 1/sigma_k^2) E ||D_y - D||^2 over pixels (path-space divergence of
+    the posterior and prior reverse processes; Kheirandish et al., KLIP, CVPR 2026), restricted to a window and kept per
+    pixel. Steps that straddle an edge of the window count with the part inside.
+
+    Args:
+        window: the noise levels that count.
+    """
+
+    def __init__(self, window: Window | None = None) -> None:
+        self.window = window or Window()
+        self._sum: torch.Tensor | None = None
+
+    def __call__(self, step: Step) -> None:
+        """Add one step."""
+        weight = self.window.weight(step.sigma, step.sigma_next)
+        if weight > 0:
+            moved = (step.denoised_posterior - step.denoised_prior).square() * weight
+            self._sum = moved if self._sum is None else self._sum.add_(moved)
+
+    def density(self, *, draws: int = 1) -> torch.Tensor:
+        """The KL density.
+
+        Args:
+            draws: number of passes over the window's levels whose sums were accumulated; their mean is returned.
+
+        Returns:
+            float32 (B, 1, H, W), nats per pixel.
+
+        Raises:
+            ValueError: if no step fell into the window.
+        """
+        if self._sum is None:
+            raise ValueError(f"window: no step had a noise level within {self.window.low:g} to {self.window.high:g}")
+        return self._sum / draws
+
+
+def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:
+    """Gaussian smoothing in the plane.
+
+    Args:
+        density: float (B, 1, H, W), nats per pixel.
+        sigma_px: standard deviation in pixels; 0 leaves the density as it is.
+
+    Returns:
+        Same shape and unit.
+    """
+    if sigma_px == 0:
+        return density
+    return torch.as_tensor(GaussianFilter(2, sigma_px, truncated=3.0).to(density.device)(density))
+
+
+def block_scores(density: torch.Tensor, *, size: int) -> torch.Tensor:
+    """The paper's KLIP score: sums of the density over non-overlapping blocks.
+
+    Args:
+        density: float (B, 1, H, W), nats per pixel; H and W divisible by ``size``.
+        size: side of a block in pixels.
+
+    Returns:
+        float (B, 1, H / size, W / size), nats per block.
+
+    Raises:
+        ValueError: if the blocks do not tile the image.
+    """
+    if density.shape[-1] % size or density.shape[-2] % size:
+        raise ValueError(f"size: got blocks of {size} pixels, expected a divisor of {tuple(density.shape[-2:])}")
+    return torch.nn.functional.avg_pool2d(density, size) * size**2

@@ -1,0 +1,88 @@
+"""ID reference: what healthy scans score, and the p-values and thresholds that follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from klip_monai.errors import BundleError
+
+
+def settings_key(settings: Mapping[str, Any]) -> str:
+    """Hash of everything a threshold belongs to (weights, sampler, operator, ...), given as JSON-able values."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class IDReference:
+    """Scores of healthy scans under one setting.
+
+    Attributes:
+        key: :func:`settings_key` of the setting the scores were made with.
+        scan_scores: highest in-body heat map value of each healthy scan, nats per pixel, ascending.
+        suspicious: threshold of label 1, nats per pixel: the 99.9 % quantile of healthy in-body pixels.
+        strong: threshold of label 2, nats per pixel: the 95 % quantile of ``scan_scores``.
+        slices: number of slices of each reference scan (the maximum over more slices is higher).
+        description: what the healthy scans were.
+    """
+
+    key: str
+    scan_scores: tuple[float, ...]
+    suspicious: float
+    strong: float
+    slices: int
+    description: str
+
+    @classmethod
+    def from_scans(
+        cls, in_body: list[np.ndarray], *, settings: Mapping[str, Any], slices: int, description: str
+    ) -> IDReference:
+        """Make a reference.
+
+        Args:
+            in_body: for each healthy scan its in-body heat map values, 1-D, nats per pixel.
+            settings: what the scores were made with.
+            slices: slices of each scan.
+            description: what the scans were.
+        """
+        scores = tuple(sorted(float(values.max()) for values in in_body))
+        suspicious = float(np.quantile(np.concatenate(in_body), 0.999))
+        strong = max(float(np.quantile(scores, 0.95, method="higher")), suspicious)
+        return cls(settings_key(settings), scores, suspicious, strong, slices, description)
+
+    @classmethod
+    def load(cls, path: str | Path) -> IDReference:
+        """Read a reference from JSON.
+
+        Raises:
+            BundleError: if the file is missing or not a reference.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            return cls(**{**content, "scan_scores": tuple(content["scan_scores"])})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(
+                f"ID reference {path}: cannot be read ({error}); make it anew with `klip-monai calibrate`"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the reference as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    def matches(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the reference was made with exactly these settings; if not, its thresholds mean nothing."""
+        return self.key == settings_key(settings)
+
+    def p_value(self, score: float) -> float:
+        """Conformal p-value of a scan score: the chance that a healthy scan scores at least as high.
+
+        (1 + number of reference scans scoring at least ``score``) / (1 + number of reference scans), valid for
+        exchangeable healthy scans (Vovk et al. 2005); never below 1 / (1 + number of reference scans).
+        """
+        return (1 + sum(s >= score for s in self.scan_scores)) / (1 + len(self.scan_scores))

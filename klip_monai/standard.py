@@ -1,0 +1,255 @@
+"""Standard slices: what a prior sees of a scan, and the exact way back to the scan's own voxel grid.
+
+A prior is trained on slices of one size, pixel spacing, orientation and HU window, with everything outside the body
+set to air. :func:`standard_slices` brings any volume there and :func:`to_source_grid` brings maps back. Slices are
+resampled in their own plane only, by separable linear interpolation (widened to an anti-aliasing triangle when pixels
+get larger); the slice axis is never interpolated, so each slice of a heat map belongs to exactly one slice of the scan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import nibabel.orientations as nio
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from klip_monai.errors import InputError
+
+AIR_HU = -1000.0
+_BODY_HU = -300.0
+_CHUNK = 16  # slices resampled at a time: bounds the memory of a long scan
+
+
+@dataclass(frozen=True)
+class PriorGrid:
+    """The slice format of a prior.
+
+    Attributes:
+        image_shape: (H, W) pixels; H runs anterior to posterior, W from the patient's right to left.
+        pixel_mm: pixel spacing in mm, both ways.
+        hu_window: HU mapped to -1 and +1; values beyond are clipped.
+    """
+
+    image_shape: tuple[int, int] = (128, 128)
+    pixel_mm: float = 3.0
+    hu_window: tuple[float, float] = (-160.0, 240.0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
+        object.__setattr__(self, "hu_window", tuple(float(v) for v in self.hu_window))
+        if len(self.image_shape) != 2 or min(self.image_shape) < 8:
+            raise ValueError(f"image_shape: got {self.image_shape}, expected two sizes of at least 8 pixels")
+        if not self.pixel_mm > 0:
+            raise ValueError(f"pixel_mm: got {self.pixel_mm}, expected a positive number of mm")
+        if not self.hu_window[0] < self.hu_window[1]:
+            raise ValueError(f"hu_window: got {self.hu_window}, expected (low, high) in HU")
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able description."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where standard slices lie in their scan: what :func:`to_source_grid` needs.
+
+    Attributes:
+        grid: the prior's slice format.
+        source_shape: (X, Y, Z) voxels of the scan.
+        source_affine: (4, 4) of the scan, voxel index to RAS mm.
+        centre: index (along rows, along columns) of the oriented scan that the grid is centred on, in voxels.
+    """
+
+    grid: PriorGrid
+    source_shape: tuple[int, int, int]
+    source_affine: NDArray[np.float64]
+    centre: tuple[float, float]
+
+    @property
+    def orientation(self) -> NDArray[np.float64]:
+        """Orientation transform (nibabel) from the scan's axes to (posterior, left, superior)."""
+        return nio.ornt_transform(nio.io_orientation(self.source_affine), nio.axcodes2ornt(("P", "L", "S")))
+
+    @property
+    def oriented_affine(self) -> NDArray[np.float64]:
+        """(4, 4) affine, RAS mm, of the scan with axes turned to (posterior, left, superior)."""
+        inverse = nio.inv_ornt_aff(self.orientation, self.source_shape)
+        return np.asarray(self.source_affine @ inverse)
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """(4, 4) affine, RAS mm, of the standard slices stacked as (H, W, Z)."""
+        spacing = np.linalg.norm(self.oriented_affine[:3, :2], axis=0)
+        step = self.grid.pixel_mm / spacing
+        first = np.asarray(self.centre) - step * (np.asarray(self.grid.image_shape) - 1) / 2
+        index = np.diag([step[0], step[1], 1.0, 1.0])
+        index[:2, 3] = first
+        return np.asarray(self.oriented_affine @ index)
+
+
+@dataclass(frozen=True)
+class StandardSlices:
+    """Standard slices of one scan.
+
+    Attributes:
+        images: float32 (Z, 1, H, W) in [-1, 1].
+        body: bool (Z, 1, H, W), True inside the body.
+        placement: the way back.
+    """
+
+    images: torch.Tensor
+    body: torch.Tensor
+    placement: Placement
+
+
+def _resampling_matrix(n_in: int, n_out: int, *, step: float, start: float) -> torch.Tensor:
+    """(n_out, n_in) linear interpolation at input indices start + step * j; rows sum below 1 where the input ends."""
+    width = max(1.0, step)
+    at = start + step * np.arange(n_out)
+    lo, hi = int(np.floor(min(at.min() - width, 0))), int(np.ceil(max(at.max() + width, n_in - 1))) + 1
+    weights = np.maximum(0, 1 - np.abs(np.arange(lo, hi)[None] - at[:, None]) / width)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return torch.from_numpy(weights[:, -lo : -lo + n_in].astype(np.float32))
+
+
+def _oriented(volume: torch.Tensor, orientation: NDArray[np.float64]) -> NDArray[Any]:
+    """View of (X, Y, Z) with axes turned to (posterior, left, superior)."""
+    return np.asarray(nio.apply_orientation(volume.numpy(), orientation))
+
+
+def _tissue_centre(oriented: NDArray[np.float32]) -> tuple[float, float]:
+    """Centre of mass (row, column) of everything denser than air; the middle of the image if there is nothing."""
+    rows, columns = np.zeros(oriented.shape[0]), np.zeros(oriented.shape[1])
+    for z in range(oriented.shape[2]):
+        tissue = oriented[:, :, z] > _BODY_HU
+        rows += tissue.sum(axis=1)
+        columns += tissue.sum(axis=0)
+    return tuple(  # type: ignore[return-value]
+        float((p * np.arange(p.size)).sum() / p.sum()) if p.sum() else (p.size - 1) / 2 for p in (rows, columns)
+    )
+
+
+def body_mask(images_hu: torch.Tensor) -> torch.Tensor:
+    """The body: largest part denser than air in each slice, without the table, with lungs and bowel gas filled in.
+
+    Args:
+        images_hu: float (Z, 1, H, W), HU.
+
+    Returns:
+        bool (Z, 1, H, W).
+    """
+    tissue = images_hu.numpy()[:, 0] > _BODY_HU
+    mask = np.zeros_like(tissue)
+    cross = ndimage.generate_binary_structure(2, 1)
+    for z, plane in enumerate(tissue):
+        parts, n = ndimage.label(ndimage.binary_opening(plane, cross))
+        if n:
+            largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
+            mask[z] = ndimage.binary_fill_holes(ndimage.binary_propagation(largest, mask=plane & _near(largest)))
+    return torch.from_numpy(mask)[:, None]
+
+
+def _near(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """One pixel around: gives back the edge that the opening took, and no more."""
+    return np.asarray(ndimage.binary_dilation(part))
+
+
+def standard_slices(volume: MetaTensor, grid: PriorGrid) -> StandardSlices:
+    """Bring a volume to the slice format of a prior.
+
+    Args:
+        volume: float32 HU, (1, X, Y, Z), affine to RAS mm; any orientation.
+        grid: the prior's slice format.
+
+    Returns:
+        Slices from inferior to superior, body mask and placement. Outside of the body is -1; so is what the scan
+        does not cover.
+
+    Raises:
+        InputError: if the volume is not (1, X, Y, Z) or nothing in it is denser than air.
+    """
+    if volume.ndim != 4 or volume.shape[0] != 1:
+        raise InputError(f"volume: got shape {tuple(volume.shape)}, expected (1, X, Y, Z) in HU")
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    shape = (int(volume.shape[1]), int(volume.shape[2]), int(volume.shape[3]))
+    unplaced = Placement(grid, shape, affine, (0.0, 0.0))
+    source = _oriented(volume.as_tensor()[0].cpu().float(), unplaced.orientation)
+    placement = Placement(grid, shape, affine, _tissue_centre(source))
+    rows, columns = _source_to_grid(placement, source.shape)
+    images = torch.empty(source.shape[2], 1, *grid.image_shape)
+    for lo in range(0, source.shape[2], _CHUNK):
+        block = torch.from_numpy(np.ascontiguousarray(source[:, :, lo : lo + _CHUNK].transpose(2, 0, 1)))
+        images[lo : lo + _CHUNK, 0] = rows @ (block - AIR_HU) @ columns.T + AIR_HU
+    body = body_mask(images)
+    if not bool(body.any()):
+        raise InputError(
+            f"volume: nothing denser than {_BODY_HU:g} HU was found (maximum {float(volume.max()):g}); "
+            "expected a CT of the body in HU"
+        )
+    low, high = grid.hu_window
+    images = ((images - low) / (high - low) * 2 - 1).clamp_(-1, 1)
+    return StandardSlices(torch.where(body, images, torch.tensor(-1.0)), body, placement)
+
+
+def _source_to_grid(placement: Placement, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    spacing = np.linalg.norm(placement.oriented_affine[:3, :2], axis=0)
+    matrices = []
+    for axis in (0, 1):
+        n, step = placement.grid.image_shape[axis], placement.grid.pixel_mm / spacing[axis]
+        matrices.append(
+            _resampling_matrix(shape[axis], n, step=step, start=placement.centre[axis] - step * (n - 1) / 2)
+        )
+    return matrices[0], matrices[1]
+
+
+def resample_mask(mask: NDArray[np.bool_], placement: Placement) -> torch.Tensor:
+    """A mask on the scan's grid, brought to the standard slices: True where at least half of a pixel is covered.
+
+    Args:
+        mask: bool (X, Y, Z) on the scan's grid.
+        placement: from :func:`standard_slices`.
+
+    Returns:
+        bool (Z, 1, H, W).
+    """
+    source = _oriented(torch.from_numpy(mask.astype(np.float32)), placement.orientation)
+    rows, columns = _source_to_grid(placement, source.shape)
+    return (rows @ torch.from_numpy(np.ascontiguousarray(source.transpose(2, 0, 1))) @ columns.T >= 0.5)[:, None]
+
+
+def to_source_grid(maps: torch.Tensor, placement: Placement) -> MetaTensor:
+    """Bring maps on standard slices back to the scan's own voxel grid.
+
+    Args:
+        maps: float (Z, 1, H, W), zero meaning nothing.
+        placement: from :func:`standard_slices`.
+
+    Returns:
+        float32 (1, X, Y, Z) on the scan's grid with its affine; zero where the standard slices do not reach.
+        Values are interpolated, not rescaled: nats per pixel of the prior's grid stay so.
+    """
+    grid = placement.grid
+    oriented_shape = [0, 0, 0]
+    for axis, (to, _) in enumerate(placement.orientation):
+        oriented_shape[int(to)] = placement.source_shape[axis]
+    expected = (oriented_shape[2], 1, *grid.image_shape)
+    if tuple(maps.shape) != expected:
+        raise ValueError(f"maps: got shape {tuple(maps.shape)}, expected {expected}")
+    spacing = np.linalg.norm(placement.oriented_affine[:3, :2], axis=0)
+    matrices = []
+    for axis in (0, 1):
+        n, step = grid.image_shape[axis], spacing[axis] / grid.pixel_mm
+        matrices.append(
+            _resampling_matrix(n, oriented_shape[axis], step=step, start=(n - 1) / 2 - placement.centre[axis] * step)
+        )
+    out = torch.empty(1, *placement.source_shape)
+    target = _oriented(out[0], placement.orientation)  # a view: writing to it fills ``out`` in the scan's own order
+    for lo in range(0, expected[0], _CHUNK):
+        block = matrices[0] @ maps[lo : lo + _CHUNK, 0].float().cpu() @ matrices[1].T
+        target[:, :, lo : lo + _CHUNK] = block.numpy().transpose(1, 2, 0)
+    return MetaTensor(out, affine=torch.from_numpy(placement.source_affine.copy()))

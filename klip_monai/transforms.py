@@ -1,0 +1,258 @@
+"""MONAI transforms: series in, KL heat map and labels out, on the series' own voxel grid."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, MapTransform, Transform
+
+from klip_monai.case import save_case
+from klip_monai.inferer import KLIPInferer
+from klip_monai.io.read import read_volume
+from klip_monai.prior import Denoiser
+from klip_monai.scoring import IDReference, threshold_heatmap
+from klip_monai.standard import PriorGrid, StandardSlices, standard_slices, to_source_grid
+
+Data = dict[Hashable, Any]
+
+
+class LoadSeriesd(MapTransform):
+    """Read each key's path (a DICOM folder, NIfTI, NRRD or MetaImage file) as a volume.
+
+    Unlike ``LoadImaged`` it never mixes series and refuses what it cannot place exactly, see
+    :func:`klip_monai.io.read.read_volume`. Output: MetaTensor float32 HU (1, X, Y, Z); its meta gains ``read_seconds``
+    and ``read_at`` (performance counter, s), and what is unknown becomes "" in it, as MONAI cannot batch None.
+
+    Args:
+        keys: keys of paths.
+        series_uid: which series to read where a folder holds several.
+    """
+
+    def __init__(self, keys: KeysCollection, *, series_uid: str | None = None) -> None:
+        super().__init__(keys)
+        self.series_uid = series_uid
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Read the series."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            start = time.perf_counter()
+            d[key] = read_volume(d[key], series_uid=self.series_uid)
+            d[key].meta.update({name: "" for name, value in d[key].meta.items() if value is None})
+            d[key].meta["read_seconds"] = time.perf_counter() - start
+            d[key].meta["read_at"] = time.perf_counter()
+        return d
+
+
+class ToPriorGridd(MapTransform, InvertibleTransform):
+    """Volume in HU to standard slices stacked as (1, H, W, Z), invertible: maps come back on the volume's own grid.
+
+    Args:
+        keys: keys of volumes, MetaTensor float32 HU (1, X, Y, Z).
+        grid: the prior's slice format.
+        source_key: where to keep the untouched volume; None does not keep it.
+        body_key: where to put the body mask, bool (1, H, W, Z); None leaves it out.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, *, grid: PriorGrid, source_key: str | None = None, body_key: str | None = None
+    ) -> None:
+        super().__init__(keys)
+        self.grid, self.source_key, self.body_key = grid, source_key, body_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Bring the volumes to the prior's grid."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            volume = d[key]
+            if self.source_key is not None:
+                d[self.source_key] = volume
+            slices = standard_slices(volume, self.grid)
+            meta = {k: v for k, v in volume.meta.items() if k != "affine"}
+            d[key] = MetaTensor(_stack(slices.images), affine=torch.from_numpy(slices.placement.affine), meta=meta)
+            self.push_transform(d, key, extra_info={"placement": slices.placement})
+            if self.body_key is not None:
+                d[self.body_key] = _stack(slices.body)
+        return d
+
+    def inverse(self, data: Mapping[Hashable, Any]) -> Data:
+        """Bring maps (1, H, W, Z) back to the grid of the volume they were made from."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            placement = self.pop_transform(d, key)["extra_info"]["placement"]
+            meta = {k: v for k, v in d[key].meta.items() if k != "affine"}
+            on_source = to_source_grid(_unstack(d[key]), placement)
+            d[key] = MetaTensor(on_source.as_tensor(), affine=on_source.affine, meta=meta)
+        return d
+
+
+class BodyOnlyd(MapTransform):
+    """Set maps to zero outside of the body, and note the maximum that is left: the scan score.
+
+    Args:
+        keys: keys of maps, MetaTensor (1, H, W, Z), nats per pixel.
+        body_key: key of the body mask.
+        score_key: where the scan score goes, a float.
+    """
+
+    def __init__(self, keys: KeysCollection, *, body_key: str, score_key: str = "scan_score") -> None:
+        super().__init__(keys)
+        self.body_key, self.score_key = body_key, score_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Mask the maps."""
+        d = dict(data)
+        body = torch.as_tensor(d[self.body_key]).as_subclass(torch.Tensor).bool()
+        for key in self.key_iterator(d):
+            d[key] = d[key] * body.to(d[key].device)
+            d[self.score_key] = float(d[key].max())
+        return d
+
+
+class KLIPScore(Transform):
+    """Score a CT volume: HU in, heat map (nats per pixel of the prior's grid) on the same voxel grid out.
+
+    Args:
+        network: the prior.
+        inferer: operator, sampler, window and smoothing.
+        grid: the prior's slice format.
+    """
+
+    def __init__(self, network: Denoiser, inferer: KLIPInferer, *, grid: PriorGrid) -> None:
+        self.network, self.inferer, self.grid = network, inferer, grid
+
+    def __call__(self, volume: MetaTensor) -> MetaTensor:
+        """Score ``volume``, float32 HU (1, X, Y, Z).
+
+        Returns:
+            MetaTensor float32 (1, X, Y, Z); meta has ``scan_score``, the maximum before it was brought back.
+        """
+        slices = standard_slices(volume, self.grid)
+        density = self.on_prior_grid(slices)
+        heatmap = to_source_grid(density, slices.placement)
+        heatmap.meta["scan_score"] = float(density.max())
+        return heatmap
+
+    def on_prior_grid(self, slices: StandardSlices) -> torch.Tensor:
+        """Heat map of standard slices, zero outside of the body, float32 (Z, 1, H, W)."""
+        return self.inferer(slices.images, self.network) * slices.body
+
+
+class KLIPScored(MapTransform):
+    """Dictionary face of :class:`KLIPScore`.
+
+    Args:
+        keys: keys of volumes, MetaTensor float32 HU (1, X, Y, Z).
+        score: the transform.
+        heatmap_key: where the heat map goes; None replaces the volume.
+    """
+
+    def __init__(self, keys: KeysCollection, *, score: KLIPScore, heatmap_key: str | None = "heatmap") -> None:
+        super().__init__(keys)
+        self.score, self.heatmap_key = score, heatmap_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Score the volumes."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[self.heatmap_key or key] = self.score(d[key])
+        return d
+
+
+class ThresholdHeatmapd(MapTransform):
+    """Heat map to labels (0 background, 1 suspicious, 2 strongly suspicious); the heat map moves to ``heatmap_key``.
+
+    Args:
+        keys: keys of heat maps, MetaTensor (1, X, Y, Z); replaced by labels, MetaTensor uint8 of the same shape.
+        reference: the thresholds, from healthy scans under the same settings.
+        heatmap_key: where the heat map goes.
+        min_ml: islands smaller than this many ml become background.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, *, reference: IDReference, heatmap_key: str = "heatmap", min_ml: float = 0.1
+    ) -> None:
+        super().__init__(keys)
+        self.reference, self.heatmap_key, self.min_ml = reference, heatmap_key, min_ml
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Label the heat maps."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            heatmap = d[key]
+            voxel_ml = float(np.abs(np.linalg.det(np.asarray(heatmap.affine)[:3, :3])) / 1000)
+            labels = threshold_heatmap(
+                heatmap[0].cpu().numpy(),
+                suspicious=self.reference.suspicious,
+                strong=self.reference.strong,
+                voxel_ml=voxel_ml,
+                min_ml=self.min_ml,
+            )
+            d[self.heatmap_key] = heatmap
+            d[key] = MetaTensor(torch.from_numpy(labels)[None], affine=heatmap.affine, meta=dict(heatmap.meta))
+        return d
+
+
+class SaveOverlayd(MapTransform):
+    """Write a case: heat map, labels, segmentation, summary and preview, all or nothing.
+
+    Files are ``NAME_heatmap.nii.gz``, ``NAME_labels.nii.gz``, ``NAME_overlay.seg.nrrd``, ``NAME_preview.png`` and
+    ``NAME_summary.json``, where NAME is the ``name`` in the volume's meta. The summary is also put under ``summary``.
+
+    Args:
+        keys: key of the labels, MetaTensor uint8 (1, X, Y, Z).
+        output_dir: folder to write into.
+        reference: where p-value and thresholds come from.
+        provenance: what the score was made with, JSON-able; goes into the summary.
+        heatmap_key: key of the heat map, MetaTensor float32 (1, X, Y, Z).
+        source_key: key of the volume, MetaTensor float32 HU (1, X, Y, Z).
+        score_key: key of the scan score.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        output_dir: str | Path,
+        reference: IDReference,
+        provenance: Mapping[str, Any],
+        heatmap_key: str = "heatmap",
+        source_key: str = "source",
+        score_key: str = "scan_score",
+    ) -> None:
+        super().__init__(keys)
+        self.score_key = score_key
+        self.output_dir, self.reference, self.provenance = Path(output_dir), reference, provenance
+        self.heatmap_key, self.source_key = heatmap_key, source_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Write the case."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d["summary"] = save_case(
+                self.output_dir,
+                volume=d[self.source_key],
+                heatmap=d[self.heatmap_key],
+                labels=d[key],
+                scan_score=d[self.score_key],
+                reference=self.reference,
+                provenance=self.provenance,
+            )
+        return d
+
+
+def _stack(slices: torch.Tensor) -> torch.Tensor:
+    """(Z, 1, H, W) to (1, H, W, Z)."""
+    return slices.permute(1, 2, 3, 0).contiguous()
+
+
+def _unstack(stacked: torch.Tensor) -> torch.Tensor:
+    """(1, H, W, Z) to (Z, 1, H, W)."""
+    return torch.as_tensor(stacked).as_subclass(torch.Tensor).permute(3, 0, 1, 2)

@@ -1,0 +1,176 @@
+"""Overlays opened by 3D Slicer's own readers: same grid, same names and colours, painted in the same place.
+
+`KLIP_SLICER_PYTHON` names the Python of an environment with slicer-core and trame-slicer. To check the outputs of a
+real run as well, set `KLIP_ACCEPTANCE_CT` (NIfTI or DICOM folder) and `KLIP_ACCEPTANCE_OUTPUT` (the case's folder, with
+one `*heatmap*.nii.gz` and one `*.seg.nrrd`). `KLIP_ACCEPTANCE_LESION` may name a mask of the true lesion, and
+`KLIP_ACCEPTANCE_PICTURES` a folder to keep the pictures in.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from klip_monai.io.overlay import write_heatmap, write_segmentation
+from klip_monai.io.segments import SEGMENTS
+
+pytestmark = pytest.mark.acceptance
+
+SHAPE, SPACING = (96, 80, 40), (2.0, 2.0, 4.0)
+BLOB_VOXEL, BLOB_SIGMA_MM, BLOB_PEAK = (30, 36, 18), 9.0, 0.1
+
+
+@dataclass(frozen=True)
+class Case:
+    ct: Path
+    heatmap: Path
+    segmentation: Path
+    affine: np.ndarray
+    labels: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def oblique_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """An elliptic body with a spine and a planted blob off its centre, on a grid turned about two axes."""
+    folder = tmp_path_factory.mktemp("case")
+    c, s = np.cos(np.deg2rad(12)), np.sin(np.deg2rad(12))
+    turn = np.array([[1, 0, 0], [0, c, -s], [0, s, c]]) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-SPACING[0], -SPACING[1], SPACING[2]])
+    middle = (np.array(SHAPE) - 1) / 2
+    affine[:3, 3] = np.array([15.0, -20.0, 300.0]) - affine[:3, :3] @ middle
+    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1)
+    body = (((grid - middle) / (np.array(SHAPE) * [0.42, 0.4, 9.0])) ** 2).sum(-1) < 1
+    spine = (((grid - [48, 62, 20]) / [6, 6, 99]) ** 2).sum(-1) < 1
+    ct = np.where(spine, 500.0, np.where(body, 40.0, -1000.0)).astype(np.float32)
+    distance2 = (((grid - BLOB_VOXEL) * SPACING) ** 2).sum(-1)
+    heatmap = (BLOB_PEAK * np.exp(-distance2 / (2 * BLOB_SIGMA_MM**2))).astype(np.float32)
+    labels = (heatmap > 0.03).astype(np.uint8) + (heatmap > 0.06)
+    ct_path = folder / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(ct, affine), ct_path)
+    return Case(
+        ct=ct_path,
+        heatmap=write_heatmap(folder / "heatmap.nii.gz", heatmap, affine),
+        segmentation=write_segmentation(folder / "labels.seg.nrrd", labels, affine),
+        affine=affine,
+        labels=labels,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(
+    oblique_case: Case, open_in_slicer: Callable[..., dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    case = oblique_case
+    out = tmp_path_factory.mktemp("pictures")
+    return open_in_slicer(case.ct, case.heatmap, case.segmentation, out=out, scale=(0.0, BLOB_PEAK))
+
+
+def ras_bounds(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
+    """Bounds (3, 2) in RAS mm of the voxel centres of a mask."""
+    points = nib.affines.apply_affine(affine, np.argwhere(mask))
+    return np.stack([points.min(0), points.max(0)], axis=1)
+
+
+def check_segments(report: dict[str, Any]) -> None:
+    assert [segment["id"] for segment in report["segments"]] == [segment.identifier for segment in SEGMENTS]
+    for found, expected in zip(report["segments"], SEGMENTS, strict=True):
+        assert found["name"] == expected.name
+        assert found["rgb"] == pytest.approx(expected.rgb, abs=1e-6)
+        assert found["terminology"] == ["49755003", "49755003"]
+
+
+def check_overlays(report: dict[str, Any]) -> None:
+    """What holds for every run: the CT and its overlays fill the same box, and the pictures show CT and overlay."""
+    check_segments(report)
+    np.testing.assert_allclose(report["heatmap"]["bounds"], report["ct"]["bounds"], atol=1e-2)
+    np.testing.assert_allclose(report["segmentation"]["ijk_to_ras"], report["heatmap"]["ijk_to_ras"], atol=1e-4)
+    ct_box = np.reshape(report["ct"]["bounds"], (3, 2))
+    for segment in report["segments"]:
+        if segment["bounds"]:
+            box = np.reshape(segment["bounds"], (3, 2))
+            assert (box[:, 0] >= ct_box[:, 0] - 1e-2).all()
+            assert (box[:, 1] <= ct_box[:, 1] + 1e-2).all()
+    found = any(segment["voxels"] for segment in report["segments"])
+    for picture in report["pictures"]:
+        plain, overlay = imread(picture["plain"])[..., :3], imread(picture["overlay"])[..., :3]
+        assert plain.std() > 0.02, f"{picture['plain']} is blank"
+        assert not found or changed_pixels(plain, overlay).any(), f"{picture['overlay']} shows no overlay"
+
+
+def changed_pixels(plain: np.ndarray, overlay: np.ndarray) -> np.ndarray:
+    return np.abs(overlay - plain).max(-1) > 0.05
+
+
+def test_slicer_puts_heatmap_and_segmentation_on_the_written_grid(report: dict[str, Any], oblique_case: Case) -> None:
+    assert report["heatmap"]["dimensions"] == list(SHAPE)
+    np.testing.assert_allclose(report["heatmap"]["ijk_to_ras"], oblique_case.affine, atol=1e-4)
+    np.testing.assert_allclose(report["ct"]["ijk_to_ras"], oblique_case.affine, atol=1e-4)
+    np.testing.assert_allclose(report["segmentation"]["ijk_to_ras"], oblique_case.affine, atol=1e-4)
+
+
+def test_slicer_shows_named_coloured_and_coded_segments(report: dict[str, Any]) -> None:
+    check_segments(report)
+
+
+def test_segment_bounds_are_those_of_the_planted_blob(report: dict[str, Any], oblique_case: Case) -> None:
+    for segment, found in zip(SEGMENTS, report["segments"], strict=True):
+        mask = oblique_case.labels == segment.value
+        assert found["voxels"] == np.count_nonzero(mask)
+        expected = ras_bounds(mask, oblique_case.affine)
+        np.testing.assert_allclose(np.reshape(found["bounds"], (3, 2)), expected, atol=0.1)
+
+
+def test_overlay_is_painted_where_the_blob_is(report: dict[str, Any], oblique_case: Case) -> None:
+    blob = nib.affines.apply_affine(oblique_case.affine, BLOB_VOXEL)
+    for picture in report["pictures"]:
+        plain, overlay = imread(picture["plain"])[..., :3], imread(picture["overlay"])[..., :3]
+        changed = changed_pixels(plain, overlay)
+        ras_to_xy = np.array(picture["ras_to_xy"])
+        x, y = nib.affines.apply_affine(ras_to_xy, blob)[:2]
+        pixels_per_mm = np.linalg.norm(ras_to_xy[0, :3])
+        rows, columns = np.nonzero(changed)
+        # Rows count from the top of the picture, y from its bottom.
+        centre = np.array([columns.mean(), plain.shape[0] - 1 - rows.mean()])
+        assert np.linalg.norm(centre - (x, y)) < 2.0 * pixels_per_mm
+        radius_mm = np.sqrt(changed.sum() / np.pi) / pixels_per_mm
+        assert radius_mm == pytest.approx(BLOB_SIGMA_MM * np.sqrt(2 * np.log(1 / 0.25)), abs=3.0)
+        # Grey CT, yellow-green heat map: blue falls behind at the peak.
+        red, green, blue = overlay[plain.shape[0] - 1 - round(y), round(x)]
+        assert green > blue + 0.2
+        assert red > blue + 0.2
+        assert plain[plain.shape[0] - 1 - round(y), round(x)] == pytest.approx([0.5] * 3, abs=0.02)
+
+
+def test_case_without_a_suspicious_voxel_opens_with_two_empty_segments(
+    oblique_case: Case, open_in_slicer: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    case = oblique_case
+    empty = write_segmentation(tmp_path / "none.seg.nrrd", np.zeros(SHAPE, np.uint8), case.affine)
+    report = open_in_slicer(case.ct, case.heatmap, empty, out=tmp_path / "pictures", scale=(1.0, 2.0))
+    check_overlays(report)
+    assert [segment["voxels"] for segment in report["segments"]] == [0, 0]
+
+
+def test_synthetic_case_passes_the_check_of_real_outputs(report: dict[str, Any]) -> None:
+    check_overlays(report)
+
+
+def test_outputs_of_a_real_run_line_up(open_in_slicer: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    ct, output = os.environ.get("KLIP_ACCEPTANCE_CT"), os.environ.get("KLIP_ACCEPTANCE_OUTPUT")
+    if not ct or not output:
+        pytest.skip("KLIP_ACCEPTANCE_CT and KLIP_ACCEPTANCE_OUTPUT do not name a CT and the outputs of its run")
+    (heatmap,) = Path(output).glob("*heatmap*.nii.gz")
+    (segmentation,) = Path(output).glob("*.seg.nrrd")
+    lesion = os.environ.get("KLIP_ACCEPTANCE_LESION")
+    pictures = Path(os.environ.get("KLIP_ACCEPTANCE_PICTURES", tmp_path))
+    report = open_in_slicer(Path(ct), heatmap, segmentation, out=pictures, lesion=Path(lesion) if lesion else None)
+    check_overlays(report)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from klip_monai.io.preview_geometry import Plane, PreviewScan
+
+SHAPE = (12, 10, 8)
+WHOLE = (slice(None), slice(None), slice(None))
+
+
+def ras_coordinate(affine: np.ndarray, axis: int, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """A volume whose voxels hold their own R, A or S coordinate."""
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    return np.asarray(nib.affines.apply_affine(affine, grid)[..., axis])
+
+
+def scan_with(heatmap: np.ndarray, affine: np.ndarray) -> PreviewScan:
+    return PreviewScan(np.zeros(heatmap.shape), heatmap, np.zeros(heatmap.shape, np.uint8), affine)
+
+
+def storage_orders() -> list[np.ndarray]:
+    """All 48 ways to store a straight scan."""
+    affines = []
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((-1.0, 1.0), repeat=3):
+            affine = np.zeros((4, 4))
+            for column, (row, sign) in enumerate(zip(order, signs, strict=True)):
+                affine[row, column] = sign * (column + 1.0)
+            affine[:, 3] = [3.0, -5.0, 7.0, 1.0]
+            affines.append(affine)
+    return affines
+
+
+@pytest.mark.parametrize(
+    ("plane", "horizontal", "vertical", "edges"),
+    [
+        ("axial", (0, -1), (1, 1), ("R", "L", "A", "P")),
+        ("coronal", (0, -1), (2, 1), ("R", "L", "S", "I")),
+        ("sagittal", (1, -1), (2, 1), ("A", "P", "S", "I")),
+    ],
+)
+def test_pictures_run_as_their_letters_say_for_every_storage_order(
+    plane: Plane, horizontal: tuple[int, int], vertical: tuple[int, int], edges: tuple[str, str, str, str]
+) -> None:
+    for affine in storage_orders():
+        across = scan_with(ras_coordinate(affine, horizontal[0]), affine).view(plane, 1, box=WHOLE)
+        upward = scan_with(ras_coordinate(affine, vertical[0]), affine).view(plane, 1, box=WHOLE)
+        assert (np.sign(np.diff(across.heatmap, axis=1)) == horizontal[1]).all()
+        assert (np.sign(np.diff(upward.heatmap, axis=0)) == vertical[1]).all()
+        assert across.edges == edges
+        np.testing.assert_allclose(np.abs(np.diff(across.heatmap, axis=1)), across.spacing[1])
+        np.testing.assert_allclose(np.abs(np.diff(upward.heatmap, axis=0)), upward.spacing[0])
+
+
+def test_slice_and_voxel_positions_are_ras_coordinates_with_letters() -> None:
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    affine[:3, 3] = [4.0, 3.0, -20.0]
+    heatmap = np.zeros(SHAPE)
+    heatmap[2, 7, 1] = 1.0
+    scan = scan_with(heatmap, affine)
+    worst = scan.worst_voxel
+    assert scan.ras(worst) == "R 2.0  P 4.0  I 18.0 mm"
+    assert scan.view("axial", worst[2], box=WHOLE).position == "I 18.0 mm"
+    assert scan.view("coronal", worst[1], box=WHOLE).position == "P 4.0 mm"
+    assert scan.view("sagittal", worst[0], box=WHOLE).position == "R 2.0 mm"
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_guides_point_at_the_worst_voxel(plane: Plane) -> None:
+    heatmap = np.zeros(SHAPE)
+    heatmap[2, 7, 1] = 1.0
+    scan = scan_with(heatmap, np.diag([-1.5, -1.0, 2.0, 1.0]))
+    box = (slice(3, 12), slice(1, 9), slice(0, 6))
+    worst = scan.worst_voxel
+    normal = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
+    view = scan.view(plane, worst[normal], box=box)
+    x, y = scan.picture_position(plane, worst, box=box)
+    assert view.heatmap[int(y / view.spacing[0]), int(x / view.spacing[1])] == 1.0
+
+
+def test_worst_slices_fall_in_value_and_keep_their_distance() -> None:
+    heatmap = np.zeros((4, 4, 40))
+    for index, value in ((10, 5.0), (11, 4.9), (13, 4.8), (20, 3.0), (30, 4.0)):
+        heatmap[1, 1, index] = value
+    scan = scan_with(heatmap, np.diag([1.0, 1.0, 2.0, 1.0]))
+    assert scan.worst_axial_slices(3, separation_mm=15.0) == [10, 30, 20]
+    assert scan.worst_axial_slices(3, separation_mm=4.0) == [10, 13, 30]
+
+
+def test_short_scan_gives_the_slices_it_has() -> None:
+    scan = scan_with(np.random.default_rng(0).random((4, 4, 2)), np.eye(4))
+    assert sorted(scan.worst_axial_slices(3, separation_mm=15.0)) == [0, 1]
+
+
+def test_body_box_holds_body_and_worst_voxel_and_drops_air() -> None:
+    ct = np.full((60, 50, 8), -1000.0)
+    ct[20:40, 15:35] = 40.0
+    heatmap = np.zeros(ct.shape)
+    heatmap[50, 25, 4] = 1.0
+    scan = PreviewScan(ct, heatmap, np.zeros(ct.shape, np.uint8), np.diag([2.0, 2.0, 5.0, 1.0]))
+    assert scan.body_box() == (slice(15, 51), slice(10, 40), slice(0, 8))
+
+
+def test_tilt_is_the_angle_to_the_closest_axes() -> None:
+    c, s = np.cos(np.deg2rad(14)), np.sin(np.deg2rad(14))
+    turn = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
+    assert scan_with(np.zeros(SHAPE), np.diag([-1.0, -1.0, 3.0, 1.0])).tilt_degrees == pytest.approx(0.0)
+    assert scan_with(np.zeros(SHAPE), turn @ np.diag([-1.0, -1.0, 3.0, 1.0])).tilt_degrees == pytest.approx(14.0)

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import torch
+from ct_files import sample_hu
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from klip_monai.errors import InputError
+from klip_monai.io import read_volume
+from klip_monai.io.read import safe_name
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def volume_hu() -> np.ndarray:
+    return sample_hu(6, 5, 4).transpose(2, 1, 0)
+
+
+def oblique() -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [10.0, -25.0, 40.0], degrees=True).as_matrix() * [0.7, 0.8, 2.5]
+    affine[:3, 3] = [12.0, -34.0, 56.0]
+    return affine
+
+
+def write_nifti(
+    path: Path,
+    values: np.ndarray,
+    *,
+    sform: np.ndarray | None,
+    qform: np.ndarray | None = None,
+    unit: str = "mm",
+) -> Path:
+    image = nib.Nifti1Image(values, None)
+    image.header.set_xyzt_units(unit)
+    image.set_sform(sform, code=1 if sform is not None else 0)
+    image.set_qform(qform, code=1 if qform is not None else 0)
+    nib.save(image, path)
+    return path
+
+
+def itk_image(values: np.ndarray, affine: np.ndarray) -> sitk.Image:
+    """SimpleITK image of (X, Y, Z) values on a RAS affine."""
+    image = sitk.GetImageFromArray(values.transpose(2, 1, 0))
+    lps = LPS_TO_RAS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    return image
+
+
+def refusal(path: Path, **options: str) -> str:
+    with pytest.raises(InputError) as caught:
+        read_volume(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "expected" in message
+    assert ";" in message
+    return message
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"])
+def test_file_written_by_itk_keeps_voxels_and_place(tmp_path: Path, suffix: str) -> None:
+    hu, affine = volume_hu(), oblique()
+    path = tmp_path / f"CT müller 7{suffix}"
+    sitk.WriteImage(itk_image(hu, affine), str(path))
+    volume = read_volume(path)
+    assert volume.dtype == torch.float32
+    assert volume.affine.dtype == torch.float64
+    np.testing.assert_array_equal(volume[0].numpy(), hu)
+    np.testing.assert_allclose(volume.affine.numpy(), affine, atol=1e-4)
+    meta = volume.meta
+    assert meta["format"] == ("nifti" if suffix.startswith(".nii") else "nrrd")
+    assert meta["name"] == "CT_m_ller_7"
+    assert (meta["series_uid"], meta["modality"], meta["space"]) == (None, None, "RAS")
+    assert meta["filename_or_obj"] == str(path)
+    assert list(meta["spatial_shape"]) == [4, 5, 6]
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(angles=st.tuples(*[st.floats(-180, 180)] * 3), flip=st.sampled_from([1.0, -1.0]))
+def test_nrrd_and_nifti_of_one_volume_agree(tmp_path: Path, angles: tuple[float, ...], flip: float) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * [0.7 * flip, 0.8, 2.5]
+    affine[:3, 3] = [-100.0, 20.0, 300.0]
+    sitk.WriteImage(itk_image(volume_hu(), affine), str(tmp_path / "a.nrrd"))
+    write_nifti(tmp_path / "a.nii", volume_hu(), sform=affine)
+    nrrd, nifti = read_volume(tmp_path / "a.nrrd"), read_volume(tmp_path / "a.nii")
+    np.testing.assert_allclose(nrrd.affine.numpy(), nifti.affine.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(nrrd.numpy(), nifti.numpy())
+
+
+def test_ras_nrrd_keeps_its_side(tmp_path: Path) -> None:
+    header = (
+        "NRRD0004\ntype: short\ndimension: 3\nspace: right-anterior-superior\nsizes: 4 5 6\n"
+        "space directions: (0.7,0,0) (0,0.8,0) (0,0,2.5)\nkinds: domain domain domain\nendian: little\n"
+        "encoding: raw\nspace origin: (12,-34,56)\n\n"
+    )
+    (tmp_path / "ras.nrrd").write_bytes(header.encode() + volume_hu().astype("<i2").tobytes("F"))
+    volume = read_volume(tmp_path / "ras.nrrd")
+    expected = np.diag([0.7, 0.8, 2.5, 1.0])
+    expected[:3, 3] = [12, -34, 56]
+    np.testing.assert_allclose(volume.affine.numpy(), expected, atol=1e-9)
+    np.testing.assert_array_equal(volume[0].numpy(), volume_hu())
+    (tmp_path / "no_space.nrrd").write_bytes(
+        header.replace("space: right-anterior-superior", "space dimension: 3").encode()
+        + volume_hu().astype("<i2").tobytes("F")
+    )
+    assert "without space (LPS or RAS)" in refusal(tmp_path / "no_space.nrrd")
+
+
+def test_meta_image_without_geometry_is_refused(tmp_path: Path) -> None:
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 4 5 6\nElementType = MET_SHORT\nElementDataFile = LOCAL\n"
+    (tmp_path / "bare.mha").write_bytes(header.encode() + volume_hu().astype("<i2").tobytes("F"))
+    assert "TransformMatrix" in refusal(tmp_path / "bare.mha")
+
+
+def test_nifti_scaling_and_single_fourth_axis_are_applied(tmp_path: Path) -> None:
+    image = nib.Nifti1Image((volume_hu() // 2 + 500)[..., None], oblique())
+    image.header.set_slope_inter(2, -1000)
+    nib.save(image, tmp_path / "scaled.nii.gz")
+    # nibabel keeps the stored integers when slope and intercept are given.
+    np.testing.assert_array_equal(
+        read_volume(tmp_path / "scaled.nii.gz")[0].numpy(), nib.load(tmp_path / "scaled.nii.gz").get_fdata()[..., 0]
+    )
+
+
+def test_nifti_takes_the_form_that_is_set(tmp_path: Path) -> None:
+    affine = oblique()
+    for name, forms in {"s": (affine, None), "q": (None, affine), "both": (affine, affine)}.items():
+        path = write_nifti(tmp_path / f"{name}.nii", volume_hu(), sform=forms[0], qform=forms[1])
+        np.testing.assert_allclose(read_volume(path).affine.numpy(), affine, atol=1e-4)
+
+
+def test_nifti_without_a_set_form_is_refused(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii", volume_hu(), sform=None)
+    assert "qform code 0 and sform code 0" in refusal(path)
+
+
+def test_nifti_with_contradicting_forms_is_refused_showing_both(tmp_path: Path) -> None:
+    mirrored = np.diag([-1.0, 1, 1, 1]) @ oblique()
+    message = refusal(write_nifti(tmp_path / "a.nii", volume_hu(), sform=oblique(), qform=mirrored))
+    assert "qform [[" in message
+    assert "sform [[" in message
+    assert "-12.0" in message
+
+
+def test_nifti_in_other_units_is_refused(tmp_path: Path) -> None:
+    assert "'meter', expected mm" in refusal(
+        write_nifti(tmp_path / "a.nii", volume_hu(), sform=oblique(), unit="meter")
+    )
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6, 2), (4, 5)])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_files_that_are_no_single_volume_are_refused(tmp_path: Path, shape: tuple[int, ...], suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    values = np.zeros(shape, np.int16)
+    if suffix == ".nrrd":
+        sitk.WriteImage(sitk.GetImageFromArray(values, isVector=False), str(path))
+    else:
+        write_nifti(path, values, sform=np.eye(4))
+    assert "expected one grey volume" in refusal(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(tmp_path: Path, value: float) -> None:
+    hu = volume_hu().astype(np.float32)
+    hu[1, 2, 3] = value
+    assert "NaN or infinite" in refusal(write_nifti(tmp_path / "a.nii", hu, sform=oblique()))
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (-160, 240), (-1024, -1000)])
+def test_values_that_are_not_hu_are_refused_with_their_range(tmp_path: Path, low: int, high: int) -> None:
+    values = np.linspace(low, high, 120).round().astype(np.int16).reshape(4, 5, 6)
+    message = refusal(write_nifti(tmp_path / "a.nii", values, sform=oblique()))
+    assert f"got values from {low} to {high}, which are not HU" in message
+
+
+def test_sheared_grid_is_refused(tmp_path: Path) -> None:
+    affine = oblique()
+    affine[:3, 2] += 0.02 * affine[:3, 1]
+    assert "sheared" in refusal(write_nifti(tmp_path / "a.nii", volume_hu(), sform=affine))
+
+
+def test_collapsed_grid_and_sliver_are_refused(tmp_path: Path) -> None:
+    flat = np.diag([0.7, 0.8, 0.0, 1.0])
+    assert "spacing" in refusal(write_nifti(tmp_path / "a.nii", volume_hu(), sform=flat))
+    assert "at least 3 voxels" in refusal(write_nifti(tmp_path / "b.nii", volume_hu()[..., :2], sform=oblique()))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+@pytest.mark.parametrize("content", ["text", "cut"])
+def test_damaged_files_are_refused(tmp_path: Path, suffix: str, content: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    sitk.WriteImage(itk_image(sample_hu(40, 40, 40).transpose(2, 1, 0), oblique()), str(path))
+    path.write_bytes(b"no image" if content == "text" else path.read_bytes()[:-3000])
+    refusal(path)
+
+
+def test_series_uid_with_a_file_is_refused(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii", volume_hu(), sform=oblique())
+    assert "DICOM only" in refusal(path, series_uid="1.2.3")
+
+
+def test_names_for_outputs_are_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert safe_name("/data/case 1.nii.gz") == "case_1"
+    assert safe_name("CT.1.2.840.NRRD") == "CT.1.2.840"
+    assert safe_name("../...nii") == "volume"
+    assert safe_name("a/$(rm)\n/..;x.mha") == "x"
+    (tmp_path / "study.nrrd").mkdir()
+    assert safe_name(tmp_path / "study.nrrd") == "study.nrrd"
+    monkeypatch.chdir(tmp_path / "study.nrrd")
+    assert safe_name(".") == "study.nrrd"

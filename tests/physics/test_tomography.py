@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import astra
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from klip_monai.errors import InputError
+from klip_monai.physics import ParallelBeam, Tomography
+
+gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+geometries = st.builds(
+    ParallelBeam,
+    image_shape=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    pixel_mm=st.floats(0.3, 3.0),
+    views=st.integers(1, 7),
+    angle_range=st.floats(5.0, 360.0),
+    start_angle=st.floats(-180.0, 180.0),
+)
+kernels = st.sampled_from(["linear", "strip"])
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def disc(side: int, *, radius: float, x: float, y: float) -> torch.Tensor:
+    """A disc of ones, edges anti-aliased; radius and centre in pixels from the middle, y upwards."""
+    fine = 8
+    grid = (np.arange(side * fine) + 0.5) / fine - side / 2
+    inside = (grid[None, :] - x) ** 2 + (-grid[:, None] - y) ** 2 <= radius**2
+    return torch.from_numpy(inside.reshape(side, fine, side, fine).mean((1, 3)))[None, None]
+
+
+def adjointness(operator: Tomography, dtype: torch.dtype) -> float:
+    """|<A x, y> - <x, Aᵀ y>| against |A x| |y|, on noise."""
+    x = random(2, 1, *operator.image_shape, dtype=dtype)
+    y = random(2, *operator.range_shape, seed=1, dtype=dtype)
+    image, back = operator.A(x).double(), operator.A_adjoint(y).double()
+    return float(((image * y).sum() - (x * back).sum()).abs() / (image.norm() * y.norm() + 1e-30))
+
+
+@settings(max_examples=40, deadline=None)
+@given(geometries, kernels)
+def test_adjoint_is_exact_for_every_geometry(geometry, kernel):
+    operator = Tomography(geometry, kernel=kernel)
+    assert adjointness(operator, torch.float64) < 1e-10
+    assert adjointness(operator, torch.float32) < 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(geometries, kernels)
+def test_spectral_norm_is_one_for_every_geometry(geometry, kernel):
+    operator = Tomography(geometry, kernel=kernel)
+    pixels = geometry.image_shape[0] * geometry.image_shape[1]
+    dense = operator.A(torch.eye(pixels, dtype=torch.float64).reshape(-1, 1, *geometry.image_shape)).flatten(1)
+    assert float(torch.linalg.matrix_norm(dense, 2)) == pytest.approx(1.0, rel=1e-4)
+
+
+def test_spectral_norm_agrees_with_scipy():
+    operator = Tomography(ParallelBeam(image_shape=(24, 24), pixel_mm=1.7, views=9))
+    map_ = scipy.sparse.linalg.LinearOperator(
+        shape=(int(np.prod(operator.range_shape)), 24 * 24),
+        matvec=lambda v: operator.A(torch.from_numpy(v).reshape(1, 1, 24, 24)).flatten().numpy(),
+        rmatvec=lambda v: operator.A_adjoint(torch.from_numpy(v).reshape(1, *operator.range_shape)).flatten().numpy(),
+        dtype=np.float64,
+    )
+    assert scipy.sparse.linalg.svds(map_, k=1, return_singular_vectors=False)[0] == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "strip"])
+def test_matrix_agrees_with_an_astra_call_per_slice(kernel):
+    geometry = ParallelBeam(image_shape=(24, 20), pixel_mm=1.4, views=7, angle_range=130, start_angle=11)
+    operator = Tomography(geometry, kernel=kernel)
+    x = random(3, 1, 24, 20, dtype=torch.float32)
+    y = operator.A(x) / operator.scale
+    volume = astra.create_vol_geom(24, 20, -14.0, 14.0, -16.8, 16.8)
+    angles = np.deg2rad(11 + np.arange(7) * 130 / 7)
+    projector = astra.create_projector(
+        kernel, astra.create_proj_geom("parallel", 1.4, geometry.detectors, angles), volume
+    )
+    for image, sinogram in zip(x[:, 0].numpy(), y[:, 0].numpy(), strict=True):
+        data, expected = astra.create_sino(image, projector)
+        np.testing.assert_allclose(sinogram, expected, rtol=1e-4, atol=1e-4)
+        back = operator.A_adjoint(torch.from_numpy(sinogram)[None, None])[0, 0].numpy() / operator.scale
+        back_data, expected = astra.create_backprojection(sinogram, projector)
+        np.testing.assert_allclose(back, expected, rtol=1e-4, atol=1e-2)
+        astra.data2d.delete([data, back_data])
+    astra.projector.delete(projector)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "strip"])
+@pytest.mark.parametrize("start_angle", [0.0, 20.0])
+def test_sinogram_of_an_offset_disc_is_its_chord_lengths(kernel, start_angle):
+    pixel, radius, x, y = 0.8, 18.0, 13.0, -9.0
+    geometry = ParallelBeam(image_shape=(96, 96), pixel_mm=pixel, views=12, start_angle=start_angle)
+    operator = Tomography(geometry, kernel=kernel)
+    measured = (operator.A(disc(96, radius=radius, x=x, y=y)) / operator.scale)[0, 0].numpy()
+    theta = np.deg2rad(geometry.angles)[:, None]
+    u = (np.arange(geometry.detectors) - (geometry.detectors - 1) / 2) * geometry.pitch_mm
+    distance = u - pixel * (x * np.cos(theta) + y * np.sin(theta))
+    chord = 2 * np.sqrt(np.clip((pixel * radius) ** 2 - distance**2, 0, None))
+    # Chords have a vertical tangent at the rim, where a pixel grid cannot follow them.
+    smooth = np.abs(np.abs(distance) - pixel * radius) > 2 * pixel
+    assert np.abs(measured - chord)[smooth].max() < 0.02 * chord.max()
+    assert np.abs(measured - chord).mean() < 0.005 * chord.max()
+    np.testing.assert_allclose(measured.sum(1) * geometry.pitch_mm, np.pi * (pixel * radius) ** 2, rtol=0.01)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(2, 14), st.integers(1, 6), st.floats(1.0, 360.0), st.floats(-90.0, 90.0), kernels)
+def test_rotating_the_image_is_shifting_the_angles(side, views, angle_range, start_angle, kernel):
+    x = random(1, 1, side, side)
+    sinograms = []
+    for shift in (0.0, 90.0):
+        operator = Tomography(
+            ParallelBeam(
+                image_shape=(side, side),
+                pixel_mm=1.1,
+                views=views,
+                angle_range=angle_range,
+                start_angle=start_angle + shift,
+            ),
+            kernel=kernel,
+        )
+        sinograms.append(operator.A(x.rot90(int(shift / 90), dims=(2, 3))) / operator.scale)
+    torch.testing.assert_close(sinograms[0], sinograms[1], rtol=1e-4, atol=1e-3)
+
+
+def test_physical_values_do_not_depend_on_the_pixel_size_but_for_length():
+    x = random(1, 1, 12, 12)
+    fine, coarse = (Tomography(ParallelBeam(image_shape=(12, 12), pixel_mm=mm, views=5)) for mm in (1.0, 2.0))
+    torch.testing.assert_close(fine.A(x), coarse.A(x), rtol=1e-5, atol=1e-6)
+    assert coarse.scale == pytest.approx(fine.scale / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("views", "options"),
+    [(180, {}), (180, {"angle_range": 360.0}), (270, {"angle_range": 270.0}), (200, {"detector_pitch_mm": 0.6})],
+)
+@pytest.mark.parametrize(
+    "method", [{"method": "fbp"}, {"method": "fbp", "window": "hann"}, {"iterations": 30}, {"regularization": 1e-3}]
+)
+def test_reconstructions_bring_an_offset_disc_back_with_its_values(views, options, method):
+    operator = Tomography(ParallelBeam(image_shape=(64, 64), pixel_mm=1.2, views=views, **options))
+    truth = 0.5 + disc(64, radius=14, x=7, y=-5) * disc(64, radius=30, x=0, y=0)
+    truth = (truth * disc(64, radius=31, x=0, y=0)).float()
+    image = operator.A_dagger(operator.A(truth), **method)
+    inside, around = disc(64, radius=11, x=7, y=-5) == 1, disc(64, radius=18, x=7, y=-5) == 0
+    around &= disc(64, radius=27, x=0, y=0) == 1
+    assert float(image[inside].mean()) == pytest.approx(1.5, rel=0.02)
+    assert float(image[around].mean()) == pytest.approx(0.5, rel=0.03)
+    assert float((image - truth)[inside | around].square().mean().sqrt()) < 0.06
+
+
+def test_conjugate_gradient_solves_the_regularised_normal_equations():
+    operator = Tomography(ParallelBeam(image_shape=(12, 12), pixel_mm=1.0, views=5))
+    y = random(2, *operator.range_shape)
+    x = operator.A_dagger(y, regularization=0.1, iterations=200, tolerance=1e-12)
+    torch.testing.assert_close(operator.A_adjoint(operator.A(x)) + 0.1 * x, operator.A_adjoint(y))
+
+
+def test_fbp_is_differentiable():
+    operator = Tomography(ParallelBeam(image_shape=(6, 6), pixel_mm=1.0, views=4))
+    y = random(1, *operator.range_shape).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: operator.A_dagger(v, method="fbp"), (y,))
+
+
+def test_auto_is_the_matrix_and_describes_itself_so():
+    geometry = ParallelBeam(image_shape=(8, 8), pixel_mm=1.0, views=3)
+    auto, matrix = Tomography(geometry), Tomography(geometry, backend="matrix")
+    assert auto.describe() == matrix.describe()
+    assert auto.describe()["backend"] == "matrix"
+
+
+def test_unknown_choices_are_refused():
+    geometry = ParallelBeam(image_shape=(8, 8), pixel_mm=1.0, views=3)
+    with pytest.raises(InputError, match="backend: got 'gpu', expected one of auto, matrix, astra_cuda"):
+        Tomography(geometry, backend="gpu")
+    with pytest.raises(InputError, match="kernel: got 'cubic', expected one of linear, strip"):
+        Tomography(geometry, kernel="cubic")
+    with pytest.raises(InputError, match="geometry: got tuple, expected a ParallelBeam"):
+        Tomography((8, 8))
+    with pytest.raises(InputError, match="kernel: got 'strip', expected 'linear' with backend='astra_cuda'"):
+        Tomography(geometry, backend="astra_cuda", kernel="strip")
+    blind = ParallelBeam(image_shape=(2, 2), pixel_mm=0.3, views=2, detectors=2, detector_pitch_mm=4.0)
+    with pytest.raises(InputError, match="geometry: no ray meets the image, expected a finer detector_pitch_mm"):
+        Tomography(blind)
+    operator = Tomography(geometry)
+    with pytest.raises(InputError, match="window: got 'hamming', expected one of ram-lak, hann"):
+        operator.A_dagger(torch.zeros(1, *operator.range_shape), method="fbp", window="hamming")
+    with pytest.raises(InputError, match="method: got 'sirt', expected 'cg' or 'fbp'"):
+        operator.A_dagger(torch.zeros(1, *operator.range_shape), method="sirt")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_astra_cuda_without_a_device_is_refused():
+    with pytest.raises(InputError, match="torch finds no CUDA device; use backend='matrix'"):
+        Tomography(ParallelBeam(image_shape=(8, 8), pixel_mm=1.0, views=3), backend="astra_cuda")
+
+
+def test_cuda_vectors_mirror_the_2d_convention_of_astra():
+    from klip_monai.physics.astra_projector import batch_vectors
+
+    geometry = ParallelBeam(image_shape=(8, 8), pixel_mm=2.0, views=5, angle_range=130, detector_pitch_mm=3.0)
+    angles = np.deg2rad(geometry.angles)
+    expected = astra.geom_2vec(astra.create_proj_geom("parallel3d", 1.5, 1.0, 4, geometry.detectors, angles))["Vectors"]
+    expected[:, [1, 4, 7, 10]] *= -1
+    np.testing.assert_allclose(batch_vectors(geometry), expected, atol=1e-12)
+
+
+class TestCuda:
+    pytestmark = gpu
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+    def test_matrix_agrees_with_the_cpu(self, dtype):
+        operator = Tomography(ParallelBeam(image_shape=(24, 20), pixel_mm=1.4, views=7, angle_range=130))
+        x, y = random(3, 1, 24, 20, dtype=dtype), random(3, *operator.range_shape, seed=1, dtype=dtype)
+        for here, there in (
+            (operator.A(x), operator.A(x.cuda())),
+            (operator.A_adjoint(y), operator.A_adjoint(y.cuda())),
+            (operator.A_dagger(y, method="fbp"), operator.A_dagger(y.cuda(), method="fbp")),
+        ):
+            assert there.device.type == "cuda"
+            torch.testing.assert_close(here, there.cpu(), rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("batch", [1, 3, 8])
+    @pytest.mark.parametrize("views", [1, 12])
+    def test_astra_cuda_agrees_with_the_matrix(self, batch, views):
+        geometry = ParallelBeam(image_shape=(64, 48), pixel_mm=1.4, views=views, start_angle=20, detector_pitch_mm=1.1)
+        matrix, cuda = Tomography(geometry), Tomography(geometry, backend="astra_cuda")
+        image = disc(64, radius=11, x=6, y=4)[..., 8:56].float()
+        x = torch.cat([image * (i + 1) for i in range(batch)])
+        expected, result = matrix.A(x) / matrix.scale, cuda.A(x.cuda()).cpu() / cuda.scale
+        assert float((result - expected).norm() / expected.norm()) < 5e-3
+        back = matrix.A_adjoint(expected) / matrix.scale
+        result = cuda.A_adjoint(expected.cuda()).cpu() / cuda.scale
+        assert float((result - back).norm() / back.norm()) < 2e-2
+        assert cuda.scale == pytest.approx(matrix.scale, rel=2e-2)
+
+    def test_astra_cuda_works_under_autograd_on_a_side_stream(self):
+        geometry = ParallelBeam(image_shape=(64, 64), pixel_mm=1.0, views=12)
+        operator = Tomography(geometry, backend="astra_cuda")
+        with torch.cuda.stream(torch.cuda.Stream()):
+            x = disc(64, radius=15, x=6, y=4).float().cuda().requires_grad_()
+            operator.A(x).square().sum().backward()
+            expected = 2 * operator.A_adjoint(operator.A(x.detach()))
+            torch.testing.assert_close(x.grad, expected)
+
+    def test_astra_cuda_refuses_tensors_on_the_cpu(self):
+        operator = Tomography(ParallelBeam(image_shape=(8, 8), pixel_mm=1.0, views=3), backend="astra_cuda")
+        with pytest.raises(InputError, match="got a tensor on cpu, expected CUDA"):
+            operator.A(torch.zeros(1, 1, 8, 8))

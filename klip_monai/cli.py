@@ -245,3 +245,7 @@ def main() -> None:
             sys.exit(1)
         err.print(f"[red]error[/red] {known}", soft_wrap=True, highlight=False)
         sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

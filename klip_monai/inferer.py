@@ -87,9 +87,9 @@ class KLIPInferer(Inferer):
 
     def describe(self) -> dict[str, Any]:
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
-        names = ("estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn")
-        names += ("noise_std", "data_std", "cg_iterations", "smoothing_px")
-        names += ("window_levels", "draws") if self.estimator == "renoised" else ()
+        names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
+        names += ["noise_std", "data_std", "cg_iterations", "smoothing_px"]
+        names += ["window_levels", "draws"] if self.estimator == "renoised" else []
         window = {"high": self.window.high, "low": self.window.low}
         return {"operator": self.operator.describe(), "window": window} | {name: getattr(self, name) for name in names}
 

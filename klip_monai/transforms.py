@@ -15,6 +15,7 @@ from monai.transforms import InvertibleTransform, MapTransform, Transform
 
 from klip_monai.case import save_case
 from klip_monai.inferer import KLIPInferer
+from klip_monai.io.atomic import check_writable
 from klip_monai.io.read import read_volume
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import IDReference, threshold_heatmap
@@ -214,6 +215,9 @@ class SaveOverlayd(MapTransform):
         heatmap_key: key of the heat map, MetaTensor float32 (1, X, Y, Z).
         source_key: key of the volume, MetaTensor float32 HU (1, X, Y, Z).
         score_key: key of the scan score.
+
+    Raises:
+        OutputError: when built, if ``output_dir`` cannot be written to; when called, if writing fails.
     """
 
     def __init__(
@@ -228,6 +232,7 @@ class SaveOverlayd(MapTransform):
         score_key: str = "scan_score",
     ) -> None:
         super().__init__(keys)
+        check_writable(output_dir)
         self.score_key = score_key
         self.output_dir, self.reference, self.provenance = Path(output_dir), reference, provenance
         self.heatmap_key, self.source_key = heatmap_key, source_key

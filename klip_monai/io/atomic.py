@@ -15,6 +15,23 @@ from klip_monai.errors import OutputError
 _STAGING_PREFIX = ".klip-staging-"
 
 
+def check_writable(directory: str | Path) -> None:
+    """Refuse an output folder that cannot be made or written to, before any work is done and without making it.
+
+    Args:
+        directory: output folder; it need not exist.
+
+    Raises:
+        OutputError: the folder, or the nearest one above it that exists, is no folder or is read-only.
+    """
+    directory = Path(directory)
+    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    code = 0 if os.access(existing, os.W_OK | os.X_OK) else errno.EACCES
+    code = code if existing.is_dir() else errno.ENOTDIR
+    if code:
+        raise _refusal(directory, OSError(code, os.strerror(code)))
+
+
 @contextmanager
 def publish(directory: str | Path, *, last: str | None = None) -> Iterator[Path]:
     """Collect the files of one case in a hidden folder and move them into place when all are complete.

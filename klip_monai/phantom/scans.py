@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from itertools import repeat
 from multiprocessing import get_context
 
@@ -79,7 +80,6 @@ def random_scan(
 
 
 def _standard_images(seed: int, slices: int, grid: PriorGrid) -> torch.Tensor:
-    torch.set_num_threads(1)
     return standard_slices(random_scan(seed, slices=slices).image, grid).images
 
 
@@ -109,14 +109,14 @@ class PhantomSlices(Dataset[dict[str, torch.Tensor]]):
     ) -> None:
         grid = PriorGrid(image_shape, pixel_mm, hu_window)
         jobs = (range(seed, seed + patients), repeat(slices), repeat(grid))
-        context = get_context("forkserver")
-        if workers:
-            with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                parts = list(
-                    track(pool.map(_standard_images, *jobs, chunksize=4), total=patients, description="phantoms")
-                )
-        else:
-            parts = list(track(map(_standard_images, *jobs), total=patients, description="phantoms"))
+        with ExitStack() as stack:
+            if workers:
+                context = get_context("forkserver")
+                pool = ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,))
+                rendered = stack.enter_context(pool).map(_standard_images, *jobs, chunksize=4)
+            else:
+                rendered = map(_standard_images, *jobs)
+            parts = list(track(rendered, total=patients, description="rendering phantoms"))
         self.images = torch.cat([part.half() for part in parts])
 
     def __len__(self) -> int:

@@ -40,8 +40,11 @@ def posterior_sample(
 
     Returns:
         Posterior sample x0, float32 (B, 1, H, W).
+
+    Raises:
+        ValueError: if there are no noise levels.
     """
-    for sigma, sigma_next in zip(sigmas, [*sigmas[1:], 0.0], strict=True):
+    for sigma, sigma_next in pairwise([*sigmas, 0.0]):
         denoised, denoised_posterior = posterior(x, sigma)
         if callback is not None and sigma_next > 0:
             callback(Step(sigma, sigma_next, denoised, denoised_posterior))

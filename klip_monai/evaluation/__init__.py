@@ -1,0 +1,35 @@
+"""How well anomalies are found: metrics, studies and their tables. Needs the extra ``eval`` (scikit-learn)."""
+
+from klip_monai.evaluation.metrics import (
+    Estimate,
+    auroc,
+    block_level_auroc,
+    bootstrap,
+    dice,
+    image_level_auroc,
+    sensitivity,
+    slice_level_auroc,
+    slice_scores,
+)
+from klip_monai.evaluation.phantom_study import PhantomStudy, Row, Stratum, StudySlices, run_phantom_study, study_slices
+from klip_monai.evaluation.report import save_study, to_markdown
+
+__all__ = [
+    "Estimate",
+    "PhantomStudy",
+    "Row",
+    "Stratum",
+    "StudySlices",
+    "auroc",
+    "block_level_auroc",
+    "bootstrap",
+    "dice",
+    "image_level_auroc",
+    "run_phantom_study",
+    "save_study",
+    "sensitivity",
+    "slice_level_auroc",
+    "slice_scores",
+    "study_slices",
+    "to_markdown",
+]

@@ -1,0 +1,180 @@
+"""Metrics of detection and localisation, with 95 % confidence intervals over patients.
+
+Image-level: one ROC over the pixels (or blocks) of each lesion slice, averaged over slices. Slice-level (the paper's
+dataset-level): one ROC over healthy and lesion slices, each scored by its highest in-body value. Both as in Kheirandish
+et al., KLIP, CVPR 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from monai.metrics import compute_dice
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+from torch.nn.functional import max_pool2d
+
+from klip_monai.errors import InputError
+from klip_monai.scoring import block_scores
+
+Values = NDArray[np.float64]
+RESAMPLES = 1000
+PROTOCOLS = ("in-body", "legacy")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % confidence interval; ``low`` and ``high`` are None where one patient allows none."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
+
+
+def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
+    """Area under the ROC curve.
+
+    Args:
+        scores: (N,), higher means more anomalous.
+        labels: (N,), True where anomalous.
+
+    Raises:
+        InputError: if all labels are the same; there is no ROC then.
+    """
+    labels = np.asarray(labels, dtype=bool)
+    if labels.all() or not labels.any():
+        raise InputError(
+            f"labels: got {labels.sum()} anomalous of {labels.size}, expected some of both; leave such a slice out"
+        )
+    return float(roc_auc_score(labels, np.asarray(scores)))
+
+
+def bootstrap(statistic: Callable[..., float], *samples: ArrayLike, seed: int = 0) -> Estimate:
+    """A statistic with its 95 % percentile bootstrap interval over patients.
+
+    Args:
+        statistic: function of as many arrays as there are ``samples``.
+        *samples: one-dimensional, one entry per patient; each group is resampled on its own, with replacement.
+        seed: of the resampling.
+
+    Raises:
+        InputError: if a sample is empty.
+    """
+    values = [np.asarray(sample, dtype=np.float64) for sample in samples]
+    sizes = [len(sample) for sample in values]
+    if min(sizes) == 0:
+        raise InputError(f"samples: got {sizes} patients, expected at least one in each group")
+    value = float(statistic(*values))
+    if min(sizes) == 1:
+        return Estimate(value, None, None)
+    result = stats.bootstrap(
+        values,
+        statistic,
+        n_resamples=RESAMPLES,
+        vectorized=False,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return Estimate(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
+
+
+def image_level_auroc(maps: torch.Tensor, masks: torch.Tensor, body: torch.Tensor, *, seed: int = 0) -> Estimate:
+    """ROC over the in-body pixels of each slice, averaged over slices.
+
+    Args:
+        maps: float (B, 1, H, W), higher means more anomalous; one slice per patient.
+        masks: bool (B, 1, H, W), True in the lesion; every slice has one.
+        body: bool (B, 1, H, W); pixels outside do not count.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: if shapes differ, or a slice has no lesion, or nothing else, in the body.
+    """
+    if not maps.shape == masks.shape == body.shape:
+        raise InputError(
+            f"masks and body: got shapes {tuple(masks.shape)} and {tuple(body.shape)}, expected {tuple(maps.shape)}"
+        )
+    per_slice = [auroc(m[b].numpy(), y[b].numpy()) for m, y, b in zip(maps, masks, body, strict=True)]
+    return bootstrap(_mean, per_slice, seed=seed)
+
+
+def block_level_auroc(
+    density: torch.Tensor,
+    masks: torch.Tensor,
+    body: torch.Tensor,
+    *,
+    size: int,
+    protocol: Literal["in-body", "legacy"] = "in-body",
+    seed: int = 0,
+) -> Estimate:
+    """ROC over the blocks of each slice (the paper's image-level figure), averaged over slices.
+
+    A block is anomalous if it holds any lesion pixel and scores the sum of its in-body density.
+
+    Args:
+        density: float (B, 1, H, W), nats per pixel, not smoothed; one slice per patient.
+        masks: bool (B, 1, H, W), True in the lesion.
+        body: bool (B, 1, H, W).
+        size: side of a block in pixels.
+        protocol: "in-body" counts blocks with any in-body pixel. "legacy" counts all blocks, those outside the body as
+            negatives with score zero, which inflates the figure.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: for an unknown protocol, and as :func:`image_level_auroc`.
+        ValueError: if the blocks do not tile the image.
+    """
+    if protocol not in PROTOCOLS:
+        raise InputError(f"protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
+    blocks = block_scores(density * body, size=size)
+    lesion, inside = (max_pool2d(mask.float(), size) > 0 for mask in (masks & body, body))
+    counted = inside if protocol == "in-body" else torch.ones_like(inside)
+    return image_level_auroc(blocks, lesion, counted, seed=seed)
+
+
+def slice_scores(maps: torch.Tensor, body: torch.Tensor) -> Values:
+    """Highest in-body value of each slice: maps and body (B, 1, H, W) to float64 (B,)."""
+    return maps.masked_fill(~body, -torch.inf).flatten(1).amax(dim=1).double().numpy()
+
+
+def slice_level_auroc(healthy: ArrayLike, lesion: ArrayLike, *, seed: int = 0) -> Estimate:
+    """ROC of healthy against lesion slices by their :func:`slice_scores`, each (N,) with one slice per patient."""
+    return bootstrap(_pairs_in_order, healthy, lesion, seed=seed)
+
+
+def sensitivity(healthy: ArrayLike, lesion: ArrayLike, *, specificity: float = 0.95, seed: int = 0) -> Estimate:
+    """Share of lesion slices found when at least ``specificity`` of the healthy ones score at or below the threshold.
+
+    Args:
+        healthy: slice scores (N,), one slice per patient.
+        lesion: slice scores (M,).
+        specificity: share of healthy slices called healthy.
+        seed: of the bootstrap, which draws the threshold anew with the healthy slices.
+    """
+
+    def found(negative: Values, positive: Values) -> float:
+        return float(np.mean(positive > np.quantile(negative, specificity, method="higher")))
+
+    return bootstrap(found, healthy, lesion, seed=seed)
+
+
+def dice(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Dice overlap of two bool masks of one shape (H, W) or (X, Y, Z); 1 if both are empty."""
+    return float(compute_dice(a[None, None], b[None, None], ignore_empty=False))
+
+
+def _mean(values: Values) -> float:
+    return float(np.mean(values))
+
+
+def _pairs_in_order(healthy: Values, lesion: Values) -> float:
+    """AUROC as the share of pairs in the right order (Mann-Whitney), fast enough to be resampled."""
+    return float(np.mean((lesion[:, None] > healthy) + 0.5 * (lesion[:, None] == healthy)))

@@ -1,0 +1,85 @@
+"""The shipped phantom bundle passes MONAI's own checks and runs from any working directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+
+from klip_monai.bundle import find_bundle
+
+ROOT = find_bundle("klip_ct_phantom").root
+CONFIGS = ROOT / "configs"
+META = str(CONFIGS / "metadata.json")
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_metadata_is_valid_against_the_schema_stored_offline(elsewhere):
+    verify_metadata(meta_file=META, filepath=str(ROOT / "docs" / "metadata.schema.json"), create_dir=False)
+
+
+def test_metadata_version_has_a_changelog_entry():
+    metadata = json.loads(Path(META).read_text())
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_network_takes_and_gives_what_the_metadata_says(elsewhere):
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=META,
+        config_file=str(CONFIGS / "inference.json"),
+        device="cpu",
+        extra_forward_args={"sigma": 0.3},
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [(["inference.json"], "inference"), (["inference.json", "evaluate.json"], "inference")],
+)
+def test_configurations_have_all_properties_of_a_bundle(elsewhere, files, kind):
+    workflow = ConfigWorkflow(
+        config_file=[str(CONFIGS / name) for name in files],
+        meta_file=META,
+        logging_file=str(CONFIGS / "logging.conf"),
+        workflow_type=kind,
+        bundle_root=str(ROOT),
+        dataset_dir=str(elsewhere),
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+
+
+def test_files_of_a_complete_bundle_are_there():
+    for name in ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "models/model.safetensors"):
+        assert (ROOT / name).is_file(), name
+    assert sum(p.stat().st_size for p in (ROOT / "models").rglob("*") if p.is_file()) < 25e6
+
+
+def test_monai_bundle_run_writes_what_klip_monai_score_writes(elsewhere, small_ct):
+    for command in (
+        [
+            *("-m", "monai.bundle", "run", "--bundle_root", str(ROOT), "--meta_file", META),
+            *("--config_file", str(CONFIGS / "inference.json"), "--logging_file", "False"),
+            *("--dataset_dir", str(small_ct), "--output_dir", "by_bundle", "--device", "$torch.device('cpu')"),
+        ],
+        ["-m", "klip_monai.cli", "score", str(small_ct), "--output", "by_cli", "--bundle", "klip_ct_phantom"],
+    ):
+        environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+        subprocess.run([sys.executable, *command], check=True, capture_output=True, env=environment, timeout=300)
+    names = sorted(p.name for p in Path("by_cli").iterdir())
+    assert names == sorted(p.name for p in Path("by_bundle").iterdir())
+    assert len(names) == 5
+    for name in names:
+        if name.endswith((".nii.gz", ".png")):
+            assert Path("by_cli", name).read_bytes() == Path("by_bundle", name).read_bytes(), name

@@ -1,0 +1,41 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Folder of development data beside the checkout; tests that need it skip without."""
+    folder = Path(os.environ.get("KLIP_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"development data is not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_ct(tmp_path_factory) -> Path:
+    """A healthy phantom scan of 4 slices as NIfTI, oblique."""
+    import numpy as np
+    from monai.data import MetaTensor
+    import nibabel as nib
+    from scipy.spatial.transform import Rotation
+
+    from klip_monai.phantom import axial_affine, random_anatomy, render
+
+    shape = (160, 150, 4)
+    turn = Rotation.from_euler("xyz", (4, -3, 5), degrees=True).as_matrix()
+    affine = axial_affine(shape, spacing=(2.3, 2.5, 6.0), centre=(12.0, -20.0, 30.0), rotation=turn)
+    image: MetaTensor = render(random_anatomy(910_000), affine, shape=shape).image
+    nifti = nib.Nifti1Image(np.round(image[0].numpy()).astype(np.int16), affine)
+    nifti.set_sform(affine, 1)
+    nifti.set_qform(affine, 1)
+    path = tmp_path_factory.mktemp("small_ct") / "small.nii.gz"
+    nib.save(nifti, path)
+    return path

@@ -1,0 +1,123 @@
+"""The phantom study compares like with like, finds what is there to be found, and is written by the bundle."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from klip_monai.bundle import find_bundle, open_workflow
+from klip_monai.errors import InputError
+from klip_monai.evaluation import phantom_study, run_phantom_study, save_study, study_slices, to_markdown
+from klip_monai.inferer import KLIPInferer
+from klip_monai.physics import Identity
+from klip_monai.prior import GaussianDenoiser, UNetDenoiser, save_weights
+from klip_monai.standard import PriorGrid
+
+GRID = PriorGrid((32, 32), 12.0)
+
+
+@pytest.fixture(scope="module")
+def slices():
+    return [study_slices(2, PriorGrid(), seed=seed, lesion=seed >= 300_000) for seed in (200_000, 300_000)]
+
+
+def test_lesion_slices_show_their_lesion_in_the_body_and_healthy_ones_have_none(slices):
+    healthy, lesion = slices
+    assert lesion.masks.flatten(1).any(dim=1).all()
+    assert not (lesion.masks & ~lesion.body).any()
+    assert not healthy.masks.any()
+    assert healthy.images.shape == lesion.images.shape == (2, 1, 128, 128)
+    assert not set(healthy.seeds) & set(lesion.seeds)
+
+
+def test_a_healthy_slice_is_the_slice_where_the_same_patient_would_have_a_lesion(slices):
+    ill = study_slices(2, PriorGrid(), seed=200_000, lesion=True)
+    assert ill.seeds == slices[0].seeds
+    far = ~(torch.nn.functional.max_pool2d(ill.masks.float(), 9, stride=1, padding=4) > 0)
+    difference = (ill.images - slices[0].images).abs()
+    assert float(difference[far].max()) < 0.05
+    assert (difference * ill.masks).flatten(1).amax(dim=1).min() > 0.05
+
+
+@pytest.fixture(scope="module")
+def study():
+    """Six slices under a Gaussian prior around those same slices with the lesions wiped out."""
+    grid = PriorGrid()
+    healthy = study_slices(3, grid, seed=phantom_study.HEALTHY_SEED, lesion=False)
+    ill = study_slices(3, grid, seed=phantom_study.LESION_SEED, lesion=True)
+    prior = GaussianDenoiser(mean=torch.cat([healthy.images, ill.images.masked_fill(ill.masks, 0.1)]), std=0.05)
+    operator = Identity(grid.image_shape)
+    rows = {
+        "renoised": KLIPInferer(operator, window_levels=2, sampler_levels=2, batch_size=6),
+        "trajectory_all_levels": KLIPInferer(
+            operator, estimator="trajectory", window=None, sampler_levels=3, batch_size=6
+        ),
+    }
+    return run_phantom_study(prior, rows, grid=grid, healthy=3, lesions=3)
+
+
+def test_a_prior_that_only_lacks_the_lesion_finds_it(study):
+    for row in study.rows:
+        assert row.image_level.value > 0.97
+        assert row.slice_level.value == 1
+    assert study.rows[0].blocks_legacy.value >= study.rows[0].blocks_in_body.value
+
+
+def test_rows_say_what_they_cost_and_how_they_were_made(study):
+    assert [row.passes for row in study.rows] == [4, 3]
+    assert study.rows[1].settings["estimator"] == "trajectory"
+    assert all(row.seconds > 0 for row in study.rows)
+
+
+def test_strata_share_out_the_lesion_slices(study):
+    assert sum(stratum.slices for stratum in study.strata) == len(study.lesion_seeds)
+    for stratum in study.strata:
+        assert (stratum.image_level is None) == (stratum.slices == 0)
+
+
+def test_radius_of_a_disc_is_recovered():
+    axis = torch.arange(64) - 32.0
+    disc = (axis[:, None] ** 2 + axis**2 <= 10**2)[None, None]
+    assert phantom_study.equivalent_radii(disc, pixel_mm=3.0)[0] == pytest.approx(30, rel=0.02)
+
+
+def test_report_is_written_as_tables_and_as_strict_json(study, tmp_path):
+    save_study(study, tmp_path / "new", provenance={"bundle": "toy"})
+    text = (tmp_path / "new" / "phantom_study.md").read_text()
+    assert text == to_markdown(study)
+    assert f"| trajectory all levels | {study.rows[1].image_level} |" in text
+    content = json.loads((tmp_path / "new" / "phantom_study.json").read_text())
+    assert content["rows"][0]["image_level"]["value"] == study.rows[0].image_level.value
+    assert content["provenance"] == {"bundle": "toy"}
+
+
+def test_a_study_without_rows_or_slices_is_refused():
+    with pytest.raises(InputError, match="got 0 rows, 100 healthy and 100 lesion"):
+        run_phantom_study(GaussianDenoiser(), {}, grid=GRID)
+    with pytest.raises(InputError, match="two slices of each kind"):
+        run_phantom_study(GaussianDenoiser(), {"a": KLIPInferer(Identity((32, 32)))}, grid=GRID, lesions=1)
+
+
+def test_the_bundle_runs_the_study_with_all_rows(tmp_path):
+    tiny = {"image_shape": [64, 64], "channels": [8, 8], "norm_num_groups": 4, "num_head_channels": 8}
+    torch.manual_seed(0)
+    save_weights(tmp_path / "tiny.safetensors", UNetDenoiser(**tiny, attention_levels=[False, False]))
+    overrides = {f"network_def#{name}": value for name, value in tiny.items() if name != "image_shape"}
+    overrides |= {"image_shape": [64, 64], "grid#pixel_mm": 6.0, "network_def#attention_levels": [False, False]}
+    overrides |= {"weights": str(tmp_path / "tiny.safetensors"), "output_dir": str(tmp_path / "out")}
+    overrides |= {"healthy": 2, "lesions": 2, "operator#views": 6, "device": "$torch.device('cpu')"}
+    workflow = open_workflow(
+        find_bundle("klip_ct_phantom"), ["inference.json", "evaluate.json"], kind="inference", **overrides
+    )
+    workflow.initialize()
+    workflow.run()
+    content = json.loads((tmp_path / "out" / "phantom_study.json").read_text())
+    assert [row["passes"] for row in content["rows"]] == [32, 32, 64, 32, 32]
+    windows = [row["settings"]["window"] for row in content["rows"]]
+    assert windows[0] == windows[1] == windows[4] == {"high": 0.4, "low": 0.1}
+    assert windows[2] == windows[3] == {"high": 3.0, "low": 0.02}
+    assert content["rows"][4]["settings"]["operator"]["type"] == "Identity"
+    assert content["provenance"]["bundle"] == "klip_ct_phantom"
+    assert (tmp_path / "out" / "phantom_study.md").is_file()

@@ -1,0 +1,99 @@
+"""For a white Gaussian prior both estimators give the closed-form KL divergence in nats."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from gaussian_case import GaussianCase, relative_excess
+
+from klip_monai.physics import Identity, ParallelBeam, Tomography
+from klip_monai.prior import log_sigmas
+from klip_monai.sampling import posterior_sample, renoise
+from klip_monai.scoring import KLAccumulator
+
+RANGE = {"sigma_max": 80.0, "sigma_min": 0.002}
+OPERATORS = {
+    "identity": Identity((8, 8)),
+    "tomography": Tomography(ParallelBeam(image_shape=(8, 8), pixel_mm=1.0, views=4)),
+}
+
+
+def levels(n: int) -> list[float]:
+    return log_sigmas(n, **RANGE).tolist()
+
+
+def renoised(case: GaussianCase, *, n: int, draws: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    accumulator = KLAccumulator()
+    x0 = case.samples(draws, generator)
+    renoise(case.posterior(draws), x0, sigmas=levels(n), generator=generator, callback=accumulator)
+    return accumulator.density().double()
+
+
+def along_the_path(case: GaussianCase, *, n: int, draws: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(2)
+    accumulator = KLAccumulator()
+    start = case.start(draws, RANGE["sigma_max"], generator)
+    posterior_sample(
+        case.posterior(draws), start, sigmas=levels(n), generator=generator, churn=1.0, callback=accumulator
+    )
+    return accumulator.density().double()
+
+
+ROUTES = {"renoised": renoised, "trajectory": along_the_path}
+
+
+@pytest.fixture(params=OPERATORS)
+def case(request):
+    return GaussianCase.draw(OPERATORS[request.param], std=0.7, noise_std=0.1)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_full_range_sum_is_the_kl_divergence_within_three_percent(case, route):
+    nats = ROUTES[route](case, n=768, draws=400).sum(dim=(1, 2, 3)).mean()
+    assert float(nats) == pytest.approx(case.kl, rel=0.03)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("noise_std", [0.1, 0.7])
+def test_256_levels_exceed_it_by_their_spacing(route, noise_std):
+    case = GaussianCase.draw(OPERATORS["identity"], std=0.7, noise_std=noise_std)
+    nats = float(ROUTES[route](case, n=256, draws=400).sum(dim=(1, 2, 3)).mean())
+    assert nats / case.kl == pytest.approx(1 + relative_excess(256, **RANGE), abs=0.015)
+
+
+def test_extrapolating_the_spacing_to_zero_gives_it_exactly():
+    case = GaussianCase.draw(OPERATORS["identity"], std=0.7, noise_std=0.1)
+    coarse, fine = (float(renoised(case, n=n, draws=600).sum(dim=(1, 2, 3)).mean()) for n in (129, 257))
+    assert 2 * fine - coarse == pytest.approx(case.kl, rel=0.01)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_density_of_each_pixel_is_its_own_divergence_for_independent_pixels(route):
+    case = GaussianCase.draw(Identity((4, 4)), std=0.7, noise_std=0.1)
+    ratio = case.covariance.diagonal() / case.std**2
+    expected = (0.5 * (ratio + case.mean**2 / case.std**2 - 1 - ratio.log())).reshape(1, 4, 4)
+    density = ROUTES[route](case, n=256, draws=2000).mean(dim=0) / (1 + relative_excess(256, **RANGE))
+    torch.testing.assert_close(density, expected, rtol=0.05, atol=0.0)
+
+
+def test_scalar_toy_case_of_the_paper():
+    # KL = sigma1^2 y^2 / (2 (sigma1^2 + sigma2^2)^2) + const, so differences between measurements are known.
+    sigma1, sigma2, measured = 0.6, 0.3, torch.tensor([0.0, 0.5, -1.0, 2.0], dtype=torch.float64)
+    case = GaussianCase.draw(Identity((1, 1)), std=sigma1, noise_std=sigma2)
+    generator = torch.Generator().manual_seed(3)
+    shrink = sigma1**2 / (sigma1**2 + sigma2**2)
+    white = torch.randn(2000, generator=generator, dtype=torch.float64)
+    nats = []
+    for y in measured:
+        posterior = case.posterior(len(white))
+        posterior.y = torch.full((len(white), 1, 1, 1), float(y))
+        x0 = (shrink * y + shrink**0.5 * sigma2 * white).float().reshape(-1, 1, 1, 1)
+        accumulator = KLAccumulator()
+        # The same noise for every measurement makes differences sharp.
+        noise = torch.Generator().manual_seed(4)
+        renoise(posterior, x0, sigmas=levels(512), generator=noise, callback=accumulator)
+        nats.append(float(accumulator.density().mean()))
+    found = torch.tensor(nats, dtype=torch.float64)
+    expected = sigma1**2 * measured**2 / (2 * (sigma1**2 + sigma2**2) ** 2)
+    torch.testing.assert_close(found - found[0], expected, rtol=0.03, atol=0.01)

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from klip_monai.errors import BundleError
+from klip_monai.scoring import IDReference, settings_key
+
+SETTINGS = {"weights": "ab12", "operator": {"type": "Identity", "image_shape": [8, 8]}, "window": {"high": 0.4}}
+
+
+def reference(scans: int = 20, *, seed: int = 0, pixels: int = 5000) -> IDReference:
+    rng = np.random.default_rng(seed)
+    in_body = [rng.gamma(2.0, 1.0, pixels) for _ in range(scans)]
+    return IDReference.from_scans(in_body, settings=SETTINGS, slices=12, description="healthy")
+
+
+def with_scores(*scores: float) -> IDReference:
+    return IDReference("key", tuple(sorted(scores)), suspicious=1.0, strong=2.0, slices=12, description="")
+
+
+def test_scan_scores_are_the_maxima_in_ascending_order():
+    in_body = [np.array([1.0, 7.0, 2.0]), np.array([3.0]), np.array([0.5, 4.0])]
+    made = IDReference.from_scans(in_body, settings=SETTINGS, slices=3, description="three")
+    assert made.scan_scores == (3.0, 4.0, 7.0)
+    assert (made.slices, made.description) == (3, "three")
+
+
+def test_thresholds_are_the_quantiles_they_are_said_to_be():
+    rng = np.random.default_rng(1)
+    in_body = [rng.gamma(2.0, 1.0, 4000) for _ in range(40)]
+    made = IDReference.from_scans(in_body, settings=SETTINGS, slices=12, description="")
+    assert np.mean(np.concatenate(in_body) >= made.suspicious) == pytest.approx(0.001, rel=0.05)
+    assert np.mean([values.max() > made.strong for values in in_body]) <= 0.05
+
+
+@pytest.mark.parametrize("scans", [1, 2, 30])
+def test_strong_is_never_below_suspicious(scans):
+    for seed in range(5):
+        made = reference(scans, seed=seed, pixels=50)
+        assert made.strong >= made.suspicious > 0
+
+
+def test_p_value_counts_the_healthy_scans_that_score_at_least_as_high():
+    made = with_scores(1.0, 2.0, 3.0, 4.0)
+    assert [made.p_value(s) for s in (0.5, 1.0, 1.5, 4.0, 4.5)] == [1.0, 1.0, 0.8, 0.4, 0.2]
+
+
+def test_p_values_of_exchangeable_healthy_scans_are_uniform_in_rank():
+    rng, scans, trials = np.random.default_rng(2), 19, 4000
+    p_values = np.empty(trials)
+    for trial in range(trials):
+        scores = rng.gumbel(size=scans + 1)
+        p_values[trial] = with_scores(*scores[1:]).p_value(scores[0])
+    ranks = np.round(p_values * (scans + 1)).astype(int)
+    counts = np.bincount(ranks, minlength=scans + 2)[1:]
+    expected = trials / (scans + 1)
+    assert ((counts - expected) ** 2 / expected).sum() < 43.8  # 99.9 % quantile of chi-square with 19 degrees
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(p_values <= level) == pytest.approx(level, abs=4 * (level * (1 - level) / trials) ** 0.5)
+
+
+def test_ties_never_make_a_p_value_too_small():
+    rng, trials = np.random.default_rng(3), 2000
+    scores = rng.integers(0, 4, (trials, 20)).astype(float)
+    p_values = np.array([with_scores(*row[1:]).p_value(row[0]) for row in scores])
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(p_values <= level) <= level + 3 * (level * (1 - level) / trials) ** 0.5
+
+
+def test_a_saved_reference_reads_back_the_same(tmp_path):
+    made = reference()
+    made.save(tmp_path / "reference.json")
+    assert IDReference.load(tmp_path / "reference.json") == made
+    json.loads((tmp_path / "reference.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "not json",
+        "[]",
+        "{}",
+        '{"key": "a", "scan_scores": [1.0]}',
+        '{"key": "a", "scan_scores": 3, "suspicious": 1, "strong": 2, "slices": 1, "description": ""}',
+    ],
+)
+def test_a_missing_or_broken_reference_is_refused_with_the_way_out(tmp_path, content):
+    path = tmp_path / "reference.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(BundleError, match="klip-monai calibrate") as caught:
+        IDReference.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_very_settings_match():
+    made = reference()
+    assert made.matches(dict(reversed(SETTINGS.items()))), "the order of settings must not matter"
+    assert made.matches(json.loads(json.dumps(SETTINGS))), "settings from a file must match"
+    for changed in (
+        {**SETTINGS, "weights": "ab13"},
+        {**SETTINGS, "window": {"high": 0.41}},
+        {**SETTINGS, "operator": {"type": "Identity", "image_shape": [8, 9]}},
+        {**SETTINGS, "more": 1},
+        {k: v for k, v in SETTINGS.items() if k != "window"},
+    ):
+        assert not made.matches(changed)
+
+
+def test_key_is_the_same_in_every_process():
+    assert settings_key({"b": [1, 2], "a": 0.5}) == settings_key({"a": 0.5, "b": (1, 2)}) == "61c62de8eeea3030"

@@ -1,0 +1,169 @@
+"""The command line as a user meets it: what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from klip_monai.case import file_names
+
+SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
+
+
+def klip_monai(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "klip_monai.cli", *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().count("\n") == 0, result.stderr
+    for word in words:
+        assert word in result.stderr, result.stderr
+
+
+@pytest.fixture
+def series(tmp_path) -> Path:
+    """Six slices of the healthy sample series."""
+    folder = tmp_path / "series"
+    folder.mkdir()
+    for path in sorted((SAMPLES / "healthy").glob("*.dcm"))[:6]:
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
+    result = klip_monai("score", small_ct, "--output", "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    names = file_names("small")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(names.values())
+    source = nib.load(small_ct)
+    for kind in ("heatmap", "labels"):
+        overlay = nib.load(tmp_path / "out" / names[kind])
+        assert overlay.shape == source.shape
+        np.testing.assert_allclose(overlay.affine, source.affine, atol=1e-4)
+    summary = json.loads((tmp_path / "out" / names["summary"]).read_text())
+    assert 0 < summary["p_value"] <= 1
+    assert len(summary["slice_scores"]) == source.shape[2]
+    assert "p-value" in result.stdout
+    assert "Slicer" in result.stdout
+
+
+def test_same_seed_gives_identical_overlays_and_another_seed_does_not(small_ct, tmp_path):
+    heatmaps = []
+    for run, seed in enumerate((0, 0, 1)):
+        result = klip_monai("score", small_ct, "-o", tmp_path / str(run), "--seed", seed)
+        assert result.returncode == 0, result.stderr
+        heatmaps.append((tmp_path / str(run) / "small_heatmap.nii.gz").read_bytes())
+    assert heatmaps[0] == heatmaps[1]
+    assert heatmaps[0] != heatmaps[2]
+
+
+def test_empty_folder_is_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert_refused(klip_monai("score", tmp_path / "empty", "-o", tmp_path / "out"), "empty")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_path_is_refused(tmp_path):
+    assert_refused(klip_monai("score", tmp_path / "nowhere", "-o", tmp_path / "out"), "nowhere", "does not exist")
+
+
+def test_text_file_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a scan")
+    assert_refused(klip_monai("score", tmp_path / "notes.txt", "-o", tmp_path / "out"), "notes.txt")
+
+
+def test_truncated_file_is_refused(series, tmp_path):
+    path = sorted(series.iterdir())[2]
+    path.write_bytes(path.read_bytes()[:-5000])
+    assert_refused(klip_monai("score", series, "-o", tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_series_are_listed_and_one_can_be_chosen(series, tmp_path):
+    other = pydicom.uid.generate_uid()
+    for path in list(series.iterdir()):
+        dataset = pydicom.dcmread(path)
+        dataset.SeriesInstanceUID, dataset.SOPInstanceUID = other, pydicom.uid.generate_uid()
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.save_as(series / f"other_{path.name}")
+    first = pydicom.dcmread(next(p for p in series.iterdir() if not p.name.startswith("other"))).SeriesInstanceUID
+    refused = klip_monai("score", series, "-o", tmp_path / "out")
+    assert refused.returncode == 2
+    assert "Traceback" not in refused.stderr
+    for word in (first, other, "series-uid"):
+        assert word in refused.stderr
+    chosen = klip_monai("score", series, "-o", tmp_path / "out", "--series-uid", first)
+    assert chosen.returncode == 0, chosen.stderr
+
+
+def test_missing_slice_is_refused_naming_the_gap(series, tmp_path):
+    sorted(series.iterdir())[3].unlink()
+    assert_refused(klip_monai("score", series, "-o", tmp_path / "out"), "mm")
+
+
+def test_mr_series_is_refused(series, tmp_path):
+    for path in series.iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.Modality, dataset.SOPClassUID = "MR", pydicom.uid.MRImageStorage
+        dataset.file_meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
+        dataset.save_as(path)
+    assert_refused(klip_monai("score", series, "-o", tmp_path / "out"), "MR", "CT")
+
+
+def test_two_slices_are_refused(series, tmp_path):
+    for path in sorted(series.iterdir())[2:]:
+        path.unlink()
+    assert_refused(klip_monai("score", series, "-o", tmp_path / "out"), "2", "3")
+
+
+def test_unknown_bundle_is_refused_naming_those_there_are(small_ct, tmp_path):
+    assert_refused(klip_monai("score", small_ct, "-o", tmp_path, "--bundle", "nothing"), "nothing", "klip_ct_phantom")
+
+
+def test_folder_that_is_no_bundle_is_refused(small_ct, tmp_path):
+    assert_refused(klip_monai("score", small_ct, "-o", tmp_path / "out", "--bundle", tmp_path), "metadata.json")
+
+
+def test_settings_without_a_reference_are_refused(small_ct, tmp_path):
+    result = klip_monai("score", small_ct, "-o", tmp_path / "out", "--views", 17)
+    assert_refused(result, "ID reference", "calibrate")
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_is_a_file_is_refused_before_scoring(small_ct, tmp_path):
+    (tmp_path / "out").write_text("taken")
+    assert_refused(klip_monai("score", small_ct, "-o", tmp_path / "out"), "out")
+    assert (tmp_path / "out").read_text() == "taken"
+
+
+def test_limited_angle_beyond_its_range_is_refused(small_ct, tmp_path):
+    command = ("score", small_ct, "-o", tmp_path / "out", "--operator", "limited_angle", "--angle-range", 180)
+    assert_refused(klip_monai(*command), "angle_range", "180")
+
+
+def test_wrong_option_ends_with_two(small_ct, tmp_path):
+    result = klip_monai("score", small_ct, "-o", tmp_path, "--operator", "magic")
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+
+
+def test_bundles_lists_the_phantom_bundle():
+    result = klip_monai("bundles")
+    assert result.returncode == 0
+    assert "klip_ct_phantom" in result.stdout
+
+
+def test_importing_the_package_is_light():
+    code = "import sys, klip_monai; print([m for m in ('torch', 'astra', 'highdicom', 'monai') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

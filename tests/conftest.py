@@ -22,9 +22,9 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def small_ct(tmp_path_factory) -> Path:
     """A healthy phantom scan of 4 slices as NIfTI, oblique."""
+    import nibabel as nib
     import numpy as np
     from monai.data import MetaTensor
-    import nibabel as nib
     from scipy.spatial.transform import Rotation
 
     from klip_monai.phantom import axial_affine, random_anatomy, render

@@ -266,7 +266,10 @@ def test_resampling_keeps_the_mean_at_any_ratio(voxel, pixel):
 def test_a_constant_stays_constant_at_any_ratio():
     shape = (90, 90, 1)
     for voxel, pixel in ((1.0, 2.7), (1.0, 3.0), (3.0, 1.1), (2.0, 2.0)):
-        slices = standard_slices(volume(np.full(shape, 77.0), axial(shape, (voxel, voxel, 5.0))), PriorGrid((16, 16), pixel))
+        source = volume(np.full(shape, 77.0), axial(shape, (voxel, voxel, 5.0)))
+        slices = standard_slices(source, PriorGrid((16, 16), pixel))
+            volume(np.full(shape, 77.0), axial(shape, (voxel, voxel, 5.0))), PriorGrid((16, 16), pixel)
+        )
         np.testing.assert_allclose(to_hu(slices.images), 77.0, atol=0.01)
 
 

@@ -53,6 +53,4 @@ def test_slices_of_a_batch_do_not_mix():
 @pytest.mark.parametrize("noise_std", [0.0, -0.1])
 def test_measurement_noise_must_be_positive(noise_std):
     with pytest.raises(ValueError, match=f"noise_std: got {noise_std}, expected a positive standard deviation"):
-        ConjugateGradientPosterior(
-            GaussianDenoiser(), Identity((4, 4)), torch.zeros(1, 1, 4, 4), noise_std=noise_std
-        )
+        ConjugateGradientPosterior(GaussianDenoiser(), Identity((4, 4)), torch.zeros(1, 1, 4, 4), noise_std=noise_std)

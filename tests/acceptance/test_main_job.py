@@ -1,0 +1,96 @@
+"""The README's main job on the sample series: the planted lesion is found, and 3D Slicer shows it where it lies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from slicer_checks import check_overlays
+
+from klip_monai.evaluation import dice
+from klip_monai.scoring import islands
+
+pytestmark = pytest.mark.acceptance
+
+SAMPLES = Path(__file__).resolve().parents[2] / "sample_data"
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both sample series, scored by the command line with its defaults."""
+    output = tmp_path_factory.mktemp("scored")
+    for name in ("healthy", "lesion"):
+        command = [sys.executable, "-m", "klip_monai.cli", "score", str(SAMPLES / name), "--output", str(output)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+        assert done.returncode == 0, done.stderr
+    return output
+
+
+def summary(scored: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((scored / f"{name}_summary.json").read_text())
+    return content
+
+
+def test_planted_lesion_is_found(scored: Path) -> None:
+    image = nib.load(scored / "lesion_labels.nii.gz")
+    truth = nib.load(SAMPLES / "lesion_mask.nii.gz")
+    np.testing.assert_allclose(image.affine, truth.affine, atol=1e-4)
+    labels = np.asarray(image.dataobj)
+    _, box, _, inside = islands(labels, voxel_ml=1.0)[0]
+    largest = np.zeros(labels.shape, bool)
+    largest[box] = inside
+    assert dice(largest, np.asarray(truth.dataobj) > 0) >= 0.5
+    assert summary(scored, "lesion")["p_value"] <= 0.05
+
+
+def test_healthy_sample_has_no_strongly_suspicious_island_over_one_ml(scored: Path) -> None:
+    image = nib.load(scored / "healthy_labels.nii.gz")
+    voxel_ml = float(np.prod(image.header.get_zooms()[:3])) / 1000
+    strong = np.asarray(image.dataobj) == 2
+    assert all(volume <= 1.0 for _, _, volume, _ in islands(strong, voxel_ml=voxel_ml))
+
+
+def test_overlays_of_the_dicom_series_lie_on_the_lesion_in_slicer(
+    scored: Path, open_in_slicer: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    pictures = Path(os.environ.get("KLIP_ACCEPTANCE_PICTURES", tmp_path))
+    report = open_in_slicer(
+        SAMPLES / "lesion",
+        scored / "lesion_heatmap.nii.gz",
+        scored / "lesion_overlay.seg.nrrd",
+        out=pictures,
+        lesion=SAMPLES / "lesion_mask.nii.gz",
+    )
+    check_overlays(report)
+    lesion = np.reshape(report["lesion"]["bounds"], (3, 2))
+    strong = np.reshape(report["segments"][1]["bounds"], (3, 2))
+    assert (strong[:, 0] < lesion.mean(axis=1)).all()
+    assert (strong[:, 1] > lesion.mean(axis=1)).all()
+    np.testing.assert_allclose(strong, lesion, atol=25.0)
+
+
+@pytest.mark.parametrize("name", ["chaos03_abdomen", "kits00072_partial", "totalseg_j2k"])
+def test_real_series_are_scored_on_their_own_grid(shared_data: Path, tmp_path: Path, name: str) -> None:
+    """The phantom prior has never seen a patient: it must run and place its overlays; what it scores means nothing."""
+    SimpleITK = pytest.importorskip("SimpleITK")
+    subprocess.run(["unzip", "-q", str(shared_data / "series" / f"{name}.zip"), "-d", str(tmp_path / name)], check=True)
+    command = [sys.executable, "-m", "klip_monai.cli", "score", str(tmp_path / name), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    reader = SimpleITK.ImageSeriesReader()
+    files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(files[0].parent)))
+    source = reader.Execute()
+    overlay = SimpleITK.ReadImage(str(tmp_path / "out" / f"{name}_heatmap.nii.gz"))
+    assert overlay.GetSize() == source.GetSize()
+    for corner in ((0, 0, 0), tuple(n - 1 for n in source.GetSize())):
+        a, b = (np.array(i.TransformIndexToPhysicalPoint(corner)) for i in (source, overlay))
+        np.testing.assert_allclose(a, b, atol=1e-3)

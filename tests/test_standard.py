@@ -268,8 +268,6 @@ def test_a_constant_stays_constant_at_any_ratio():
     for voxel, pixel in ((1.0, 2.7), (1.0, 3.0), (3.0, 1.1), (2.0, 2.0)):
         source = volume(np.full(shape, 77.0), axial(shape, (voxel, voxel, 5.0)))
         slices = standard_slices(source, PriorGrid((16, 16), pixel))
-            volume(np.full(shape, 77.0), axial(shape, (voxel, voxel, 5.0))), PriorGrid((16, 16), pixel)
-        )
         np.testing.assert_allclose(to_hu(slices.images), 77.0, atol=0.01)
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import nibabel as nib
 import numpy as np
@@ -77,11 +78,12 @@ def test_overlays_of_the_dicom_series_lie_on_the_lesion_in_slicer(
     np.testing.assert_allclose(strong, lesion, atol=25.0)
 
 
-@pytest.mark.parametrize("name", ["chaos03_abdomen", "kits00072_partial", "totalseg_j2k"])
+@pytest.mark.parametrize("name", ["kits00072_partial", "totalseg_j2k"])
 def test_real_series_are_scored_on_their_own_grid(shared_data: Path, tmp_path: Path, name: str) -> None:
     """The phantom prior has never seen a patient: it must run and place its overlays; what it scores means nothing."""
     SimpleITK = pytest.importorskip("SimpleITK")
-    subprocess.run(["unzip", "-q", str(shared_data / "series" / f"{name}.zip"), "-d", str(tmp_path / name)], check=True)
+    with ZipFile(shared_data / "series" / f"{name}.zip") as archive:
+        archive.extractall(tmp_path / name)
     command = [sys.executable, "-m", "klip_monai.cli", "score", str(tmp_path / name), "-o", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr

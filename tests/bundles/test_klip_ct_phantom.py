@@ -61,13 +61,8 @@ def test_configurations_have_all_properties_of_a_bundle(elsewhere, files, kind):
 
 
 def test_files_of_a_complete_bundle_are_there():
-    for name in (
-        "LICENSE",
-        "docs/README.md",
-        "docs/data_license.txt",
-        "configs/logging.conf",
-        "models/model.safetensors",
-    ):
+    names = ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "models/model.safetensors")
+    for name in names:
         assert (ROOT / name).is_file(), name
     assert sum(p.stat().st_size for p in (ROOT / "models").rglob("*") if p.is_file()) < 25e6
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from monai.inferers import Inferer
+from monai.utils import convert_to_dst_type
 
 from klip_monai.physics import LinearOperator
 from klip_monai.prior import Denoiser, log_sigmas
@@ -105,20 +106,26 @@ class KLIPInferer(Inferer):
         Returns:
             Smoothed KL density, nats per pixel, same shape as ``inputs``.
         """
-        if inputs.ndim == 5:
-            b, _, h, w, z = inputs.shape
-            flat = torch.as_tensor(inputs).movedim(-1, 1).reshape(b * z, 1, h, w)
-            return self(flat, network).reshape(b, z, 1, h, w).movedim(1, -1)
         plain = inputs.as_subclass(torch.Tensor).float()
+        if plain.ndim == 5:
+            flat = plain.movedim(-1, 1).flatten(0, 1)
+            maps = self._maps(flat, network).unflatten(0, (len(plain), plain.shape[-1])).movedim(1, -1)
+        else:
+            maps = self._maps(plain, network)
+        result: torch.Tensor = convert_to_dst_type(maps, inputs)[0]  # stays a MetaTensor, so that it can be inverted
+        return result
+
+    def _maps(self, slices: torch.Tensor, network: Denoiser) -> torch.Tensor:
+        """Smoothed density of (B, 1, H, W), batch by batch."""
         generator = torch.Generator().manual_seed(self.seed)
         maps = []
         size = max(1, self.batch_size // self.samples)
         with torch.inference_mode():
-            for lo in range(0, len(plain), size):
-                density = self.density(plain[lo : lo + size], network, generator=generator)
+            for lo in range(0, len(slices), size):
+                density = self.density(slices[lo : lo + size], network, generator=generator)
                 maps.append(smooth(density, sigma_px=self.smoothing_px))
                 if self.progress is not None:
-                    self.progress(min(lo + size, len(plain)), len(plain))
+                    self.progress(min(lo + size, len(slices)), len(slices))
         return torch.cat(maps)
 
     def density(

@@ -23,21 +23,21 @@ SIGNED_PERMUTATIONS = [
 
 
 @st.composite
-def scan_grids(draw) -> tuple[tuple[int, int, int], np.ndarray]:
+def scan_grids(draw, *, voxels=(18, 32), spacing_mm=(1.0, 4.0)) -> tuple[tuple[int, int, int], np.ndarray]:
     """Shape and affine of a scan: any axis order and flips, up to 8 degrees oblique, anisotropic."""
     axes = draw(st.sampled_from(SIGNED_PERMUTATIONS))
     tilt = Rotation.from_euler("xyz", [draw(st.floats(-8, 8)) for _ in range(3)], degrees=True).as_matrix()
-    spacing = np.array([draw(st.floats(1.0, 4.0)) for _ in range(3)])
-    shape = tuple(draw(st.integers(18, 32)) for _ in range(3))
+    spacing = np.array([draw(st.floats(*spacing_mm)) for _ in range(3)])
+    shape = tuple(draw(st.integers(*voxels)) for _ in range(3))
     affine = np.eye(4)
     affine[:3, :3] = tilt @ axes @ np.diag(spacing)
     affine[:3, 3] = [draw(st.floats(-200, 200)) for _ in range(3)]
     return shape, affine
 
 
-def grids() -> st.SearchStrategy[PriorGrid]:
-    shapes = st.tuples(st.integers(16, 24), st.integers(16, 24))
-    return st.builds(PriorGrid, image_shape=shapes, pixel_mm=st.floats(1.0, 5.0))
+def grids(*, pixels=(16, 24), pixel_mm=(1.0, 5.0)) -> st.SearchStrategy[PriorGrid]:
+    shapes = st.tuples(st.integers(*pixels), st.integers(*pixels))
+    return st.builds(PriorGrid, image_shape=shapes, pixel_mm=st.floats(*pixel_mm))
 
 
 def mm(affine: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -134,30 +134,31 @@ def test_a_map_comes_back_on_the_very_grid_of_the_scan(scan, grid):
     assert not values[outside].any()
 
 
-@given(scan=scan_grids(), grid=grids(), at=st.tuples(*[st.floats(0.4, 0.6)] * 3))
-@settings(deadline=None, max_examples=60)
+@given(
+    scan=scan_grids(voxels=(28, 36), spacing_mm=(1.5, 2.5)),
+    grid=grids(pixels=(24, 32), pixel_mm=(1.5, 3.5)),
+    at=st.tuples(*[st.floats(0.45, 0.55)] * 3),
+)
+@settings(deadline=None, max_examples=40)
 def test_a_blob_keeps_its_place_from_scan_to_slices_and_back(scan, grid, at):
     shape, affine = scan
     centre = affine[:3, :3] @ (np.array(at) * (np.array(shape) - 1)) + affine[:3, 3]
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    extent = spacing * np.array(shape)
-    # Wide enough for the coarser of the two grids, narrow enough to stay inside of both.
-    width = max(1.2 * float(max(spacing.max(), grid.pixel_mm)), 3.0)
-    distance = np.linalg.norm(mm(affine, shape) - centre.reshape(3, 1, 1, 1), axis=0)
-    reach = min(extent.min(), grid.pixel_mm * min(grid.image_shape))
-    blob = 180 * np.exp(-0.5 * (distance / width) ** 2) * (distance < 0.35 * reach)
+    width = 1.2 * max(float(spacing.max()), grid.pixel_mm)  # wide enough to be sampled, and well inside of the scan
+    blob = 180 * np.exp(-0.5 * (np.linalg.norm(mm(affine, shape) - centre.reshape(3, 1, 1, 1), axis=0) / width) ** 2)
     slices = standard_slices(volume(40 + blob, affine), grid)
-    maps = torch.from_numpy(to_hu(slices.images) - 40).permute(2, 0, 1)[:, None] * slices.body
-    back = to_source_grid(maps.clamp(min=0), slices.placement)[0].double().numpy()
+    maps = torch.from_numpy((to_hu(slices.images) - 40).clip(0)).permute(2, 0, 1)[:, None] * slices.body
+    back = to_source_grid(maps, slices.placement)[0].double().numpy()
 
     def place(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-        near = values * (np.linalg.norm(mm(of, values.shape) - centre.reshape(3, 1, 1, 1), axis=0) < 0.35 * reach)
-        return (mm(of, values.shape) * near).sum(axis=(1, 2, 3)) / near.sum()
+        points = mm(of, values.shape)
+        near = values * (np.linalg.norm(points - centre.reshape(3, 1, 1, 1), axis=0) < 2.5 * width)
+        return (points * near).sum(axis=(1, 2, 3)) / near.sum()
 
-    start = place(blob, affine)
-    assert np.linalg.norm(place(back, affine) - start) < 0.5 * float(spacing.min())
-    on_grid = maps.clamp(min=0)[:, 0].permute(1, 2, 0).double().numpy()
-    assert np.linalg.norm(place(on_grid, slices.placement.affine) - start) < 0.5 * float(spacing.min())
+    half_a_voxel = 0.5 * float(spacing.min())
+    on_grid = maps[:, 0].permute(1, 2, 0).double().numpy()
+    assert np.linalg.norm(place(on_grid, slices.placement.affine) - centre) < half_a_voxel
+    assert np.linalg.norm(place(back, affine) - centre) < half_a_voxel
 
 
 def test_maps_of_another_shape_are_refused():

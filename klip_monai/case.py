@@ -158,7 +158,7 @@ def save_case(
             label_values,
             affine,
             title=summary["name"],
-            scale=(0.5 * reference.suspicious, 2 * reference.strong),
+            scale=(0.5 * reference.suspicious, 1.25 * reference.strong),
             thresholds=(reference.suspicious, reference.strong),
             lines=_headlines(summary),
             unit="nats per pixel",

@@ -52,18 +52,18 @@ class KLIPInferer(Inferer):
         operator: LinearOperator,
         *,
         estimator: Literal["renoised", "trajectory"] = "renoised",
-        window: tuple[float, float] | None = (0.4, 0.1),
+        window: tuple[float, float] | None = (0.3, 0.09),
         window_levels: int = 12,
         draws: int = 1,
         samples: int = 1,
-        sampler_levels: int = 20,
+        sampler_levels: int = 40,
         sigma_max: float = 3.0,
         sigma_min: float = 0.02,
         churn: float = 1.0,
-        noise_std: float = 0.01,
+        noise_std: float = 0.003,
         data_std: float = 0.5,
         cg_iterations: int = 5,
-        smoothing_px: float = 2.0,
+        smoothing_px: float = 1.5,
         batch_size: int = 16,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -104,7 +104,7 @@ class KLIPInferer(Inferer):
             **kwargs: ignored.
 
         Returns:
-            Smoothed KL density, nats per pixel, same shape as ``inputs``.
+            Smoothed KL density, float32, nats per pixel, same shape as ``inputs``; a MetaTensor stays one.
         """
         plain = inputs.as_subclass(torch.Tensor).float()
         if plain.ndim == 5:
@@ -112,7 +112,8 @@ class KLIPInferer(Inferer):
             maps = self._maps(flat, network).unflatten(0, (len(plain), plain.shape[-1])).movedim(1, -1)
         else:
             maps = self._maps(plain, network)
-        result: torch.Tensor = convert_to_dst_type(maps, inputs)[0]  # stays a MetaTensor, so that it can be inverted
+        # Stays a MetaTensor, so that it can be inverted; nats would not fit the float16 that slices may come in.
+        result: torch.Tensor = convert_to_dst_type(maps, inputs, dtype=maps.dtype)[0]
         return result
 
     def _maps(self, slices: torch.Tensor, network: Denoiser) -> torch.Tensor:

@@ -198,6 +198,8 @@ def render(
 
 def _add_noise(hu: Array, rng: np.random.Generator, *, sd: float, spacing: NDArray[np.float64]) -> None:
     """Add CT-like noise in place: correlated over about a mm in the plane, independent between slices."""
+    if sd == 0:
+        return
     blur = rng.uniform(0.5, 1.0) / spacing[:2]
     for z in range(hu.shape[2]):
         noise = gaussian_filter(rng.standard_normal(hu.shape[:2], np.float32), blur)

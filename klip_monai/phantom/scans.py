@@ -58,7 +58,8 @@ def random_scan(
         seed: of patient, scanner and lesion.
         slices: Z.
         slice_mm: range of the distance between slices.
-        lesion: put one lesion into the liver, within the scanned range.
+        lesion: put one lesion into the liver, within the scanned range; a small one can lie between two thick slices,
+            and the lesion mask is empty then.
         radius_mm: see :func:`add_lesions`.
         contrast_hu: see :func:`add_lesions`.
     """

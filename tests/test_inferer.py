@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from klip_monai.inferer import KLIPInferer
+from klip_monai.physics import Identity, ParallelBeam, Tomography
+from klip_monai.prior import GaussianDenoiser
+from klip_monai.sampling import Step
+from klip_monai.scoring import smooth
+
+SHAPE = (24, 20)
+ESTIMATORS = ("renoised", "trajectory")
+OPERATOR = Tomography(ParallelBeam(image_shape=SHAPE, pixel_mm=3.0, views=12))
+FAST = {"window": (0.4, 0.1), "window_levels": 3, "sampler_levels": 6, "cg_iterations": 3}
+
+
+class CountingDenoiser:
+    """A prior that counts how many slices pass it."""
+
+    def __init__(self) -> None:
+        self.prior, self.calls, self.slices = GaussianDenoiser(std=0.5), 0, 0
+
+    def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.slices += len(x)
+        return self.prior(x, sigma)
+
+
+def inferer(**options) -> KLIPInferer:
+    return KLIPInferer(options.pop("operator", OPERATOR), **{**FAST, **options})
+
+
+def slices(n: int, *, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, 1, *SHAPE, generator=torch.Generator().manual_seed(seed)) - 0.5
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_map_has_the_shape_of_the_slices_and_is_never_negative(estimator):
+    maps = inferer(estimator=estimator)(slices(3), GaussianDenoiser(std=0.5))
+    assert maps.shape == (3, 1, *SHAPE)
+    assert maps.dtype == torch.float32
+    assert float(maps.min()) >= 0
+    assert float(maps.max()) > 0
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_stacked_volumes_give_the_maps_of_their_slices(estimator):
+    images, prior = slices(6), GaussianDenoiser(std=0.5)
+    flat = inferer(estimator=estimator)(images, prior)
+    volumes = images.reshape(2, 3, 1, *SHAPE).permute(0, 2, 3, 4, 1)
+    stacked = inferer(estimator=estimator)(volumes, prior)
+    assert stacked.shape == (2, 1, *SHAPE, 3)
+    for volume, z in itertools.product(range(2), range(3)):
+        assert torch.equal(stacked[volume, ..., z], flat[3 * volume + z])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_meta_tensors_stay_so_and_maps_are_float32_whatever_the_slices_are(dtype):
+    images, prior, affine = slices(2).to(dtype), GaussianDenoiser(std=0.5), torch.diag(torch.tensor([3.0, 3, 5, 1]))
+    expected = inferer()(images.float(), prior)
+    plain, meta = inferer()(images, prior), inferer()(MetaTensor(images, affine=affine), prior)
+    assert type(plain) is torch.Tensor
+    assert isinstance(meta, MetaTensor)
+    assert torch.equal(meta.affine, affine.to(meta.affine))
+    for maps in (plain, meta.as_tensor()):
+        assert maps.dtype == torch.float32
+        torch.testing.assert_close(maps, expected)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_same_seed_is_bit_identical_and_another_seed_differs(estimator):
+    images, prior = slices(2), GaussianDenoiser(std=0.5)
+    first = inferer(estimator=estimator, seed=4)(images, prior)
+    torch.manual_seed(99)
+    assert torch.equal(first, inferer(estimator=estimator, seed=4)(images, prior))
+    assert not torch.equal(first, inferer(estimator=estimator, seed=5)(images, prior))
+
+
+def test_one_inferer_gives_the_same_map_each_time_it_is_called():
+    images, prior, one = slices(2), GaussianDenoiser(std=0.5), inferer()
+    assert torch.equal(one(images, prior), one(images, prior))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(("samples", "draws"), [(1, 1), (2, 1), (3, 2)])
+def test_passes_are_the_network_calls_of_a_slice(estimator, samples, draws):
+    one = inferer(estimator=estimator, samples=samples, draws=draws, batch_size=4)
+    network = CountingDenoiser()
+    one(slices(5), network)
+    assert network.slices == 5 * one.passes
+
+
+def test_no_batch_is_larger_than_asked():
+    largest = []
+
+    def network(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        largest.append(len(x))
+        return GaussianDenoiser(std=0.5)(x, sigma)
+
+    inferer(samples=3, batch_size=7)(slices(5), network)
+    assert max(largest) == 6
+
+
+def test_progress_counts_slices():
+    seen = []
+    inferer(batch_size=2, progress=lambda done, total: seen.append((done, total)))(slices(5), GaussianDenoiser(std=0.5))
+    assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_no_gradients_are_kept():
+    images = slices(1).requires_grad_()
+    assert not inferer()(images, GaussianDenoiser(std=0.5)).requires_grad
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_description_is_json_and_names_all_that_a_score_depends_on(estimator):
+    base = inferer(estimator=estimator)
+    described = json.dumps(base.describe())
+    assert described == json.dumps(inferer(estimator=estimator, seed=7, batch_size=3).describe())
+    assert "seed" not in described
+    changes = [
+        {"window": (0.5, 0.1)},
+        {"samples": 2},
+        {"sampler_levels": 7},
+        {"sigma_max": 4.0},
+        {"sigma_min": 0.03},
+        {"churn": 0.5},
+        {"noise_std": 0.02},
+        {"data_std": 0.4},
+        {"cg_iterations": 4},
+        {"smoothing_px": 1.0},
+        {"operator": Identity(SHAPE)},
+    ]
+    changes += [{"window_levels": 4}, {"draws": 2}] if estimator == "renoised" else []
+    for change in changes:
+        assert json.dumps(inferer(estimator=estimator, **change).describe()) != described, change
+
+
+def test_settings_of_the_other_estimator_are_left_out():
+    first, second = (inferer(estimator="trajectory", window_levels=n, draws=n).describe() for n in (3, 5))
+    assert first == second
+    assert inferer().describe() != inferer(estimator="trajectory").describe()
+
+
+def test_no_window_counts_every_level_of_the_sampler():
+    one = inferer(estimator="trajectory", window=None, sigma_max=2.0, sigma_min=0.05)
+    assert (one.window.high, one.window.low) == (2.0, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"estimator": "guess"}, "estimator: got 'guess', expected one of renoised, trajectory"),
+        ({"samples": 0}, "expected at least 1 each"),
+        ({"batch_size": 0}, "expected at least 1 each"),
+        ({"window": (0.1, 0.4)}, "window: got high 0.1 and low 0.4"),
+    ],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        inferer(**options)
+
+
+def test_noise_free_measurements_are_refused():
+    with pytest.raises(ValueError, match="noise_std: got 0"):
+        inferer(noise_std=0.0)(slices(1), GaussianDenoiser(std=0.5))
+
+
+def test_smoothing_is_applied_to_the_density():
+    images, prior = slices(1), GaussianDenoiser(std=0.5)
+    raw = inferer(smoothing_px=0)(images, prior)
+    torch.testing.assert_close(inferer(smoothing_px=2.0)(images, prior), smooth(raw, sigma_px=2.0))
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_tap_receives_the_steps_that_the_density_is_made_of(estimator):
+    steps: list[Step] = []
+    one, generator = inferer(estimator=estimator, samples=2), torch.Generator().manual_seed(0)
+    density = one.density(slices(2), GaussianDenoiser(std=0.5), generator=generator, tap=steps.append)
+    weighted = sum(
+        one.window.weight(step.sigma, step.sigma_next) * (step.denoised_posterior - step.denoised_prior) ** 2
+        for step in steps
+    )
+    assert steps[0].denoised_prior.shape == (4, 1, *SHAPE)
+    torch.testing.assert_close(density, weighted.reshape(2, 2, 1, *SHAPE).mean(dim=1))
+
+
+def test_samples_are_averaged_per_slice_and_not_across_slices():
+    images = torch.zeros(2, 1, *SHAPE)
+    images[1] = 3.0
+    maps = inferer(operator=Identity(SHAPE), samples=3, smoothing_px=0)(images, GaussianDenoiser(std=0.5))
+    assert float(maps[1].mean()) > 5 * float(maps[0].mean())
+
+
+@pytest.mark.parametrize("operator", [Identity(SHAPE), OPERATOR], ids=["identity", "tomography"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_lesion_stands_out_of_a_prior_that_knows_the_healthy_slice(estimator, operator):
+    healthy = slices(1)
+    lesion = torch.zeros(1, 1, *SHAPE, dtype=torch.bool)
+    lesion[..., 8:13, 10:15] = True
+    prior = GaussianDenoiser(mean=healthy, std=0.1)
+    one = inferer(operator=operator, estimator=estimator, data_std=0.1, sampler_levels=12, smoothing_px=1.0)
+    clean, ill = (one(image, prior) for image in (healthy, healthy + 0.6 * lesion))
+    assert float(ill[lesion].mean()) > 3 * float(ill[~lesion].mean())
+    assert float(ill[lesion].mean()) > 3 * float(clean[lesion].mean())
+    y, x = divmod(int(ill.argmax()), SHAPE[1])
+    assert bool(lesion[0, 0, y, x])
+
+
+def test_a_wide_window_gives_the_closed_form_nats_of_a_lesion():
+    # Independent pixels: a shift of d raises the divergence from N(0, s^2) by (s^2 / (s^2 + sy^2))^2 d^2 / (2 s^2).
+    s, sy, shift = 0.4, 0.3, 1.2
+    image = torch.zeros(40, 1, *SHAPE)
+    image[:, :, 4:10, 4:10] = shift
+    options = {"noise_std": sy, "data_std": s, "cg_iterations": 2, "smoothing_px": 0.0, "batch_size": 40}
+    one = KLIPInferer(
+        Identity(SHAPE),
+        window=(40.0, 0.005),
+        window_levels=400,
+        sampler_levels=100,
+        sigma_max=20.0,
+        sigma_min=0.005,
+        **options,
+    )
+    density = one(image, GaussianDenoiser(std=s)).mean(dim=(0, 1))
+    inside, outside = density[4:10, 4:10].mean(), density[12:].mean()
+    gain = s**2 / (s**2 + sy**2)
+    assert float(inside - outside) == pytest.approx(gain**2 * shift**2 / (2 * s**2), rel=0.05)

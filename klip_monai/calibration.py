@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 
+from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.phantom import random_scan
 from klip_monai.scoring import IDReference
@@ -17,6 +18,9 @@ from klip_monai.transforms import KLIPScore
 
 REFERENCE_SEED = 50_000
 """First phantom of an ID reference; training, validation and evaluation use other seeds."""
+
+MIN_SCANS = 19
+"""With n healthy scans the smallest p-value is 1 / (1 + n)."""
 
 
 def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Iterator[MetaTensor]:
@@ -45,6 +49,9 @@ def calibrate(
         scans: healthy volumes, float32 HU (1, X, Y, Z), none of which trained the prior.
         settings: see :func:`klip_monai.bundle.scoring_settings`.
         description: what the scans are.
+
+    Raises:
+        InputError: for fewer than :data:`MIN_SCANS` scans.
     """
     in_body, slices = [], []
     for scan in scans:
@@ -52,6 +59,10 @@ def calibrate(
         heatmap = score.on_prior_grid(standard)
         in_body.append(torch.masked_select(heatmap.cpu(), standard.body).numpy())
         slices.append(len(standard.images))
+    if len(in_body) < MIN_SCANS:
+        raise InputError(
+            f"healthy scans: got {len(in_body)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; add scans"
+        )
     return IDReference.from_scans(
         in_body, settings=settings, slices=sorted(slices)[len(slices) // 2], description=description
     )

@@ -76,8 +76,7 @@ class ToPriorGridd(MapTransform, InvertibleTransform):
             if self.source_key is not None:
                 d[self.source_key] = volume
             slices = standard_slices(volume, self.grid)
-            meta = {k: v for k, v in volume.meta.items() if k != "affine"}
-            d[key] = MetaTensor(_stack(slices.images), affine=torch.from_numpy(slices.placement.affine), meta=meta)
+            d[key] = _placed(_stack(slices.images), torch.from_numpy(slices.placement.affine), meta=volume.meta)
             self.push_transform(d, key, extra_info={"placement": slices.placement})
             if self.body_key is not None:
                 d[self.body_key] = _stack(slices.body)
@@ -88,9 +87,8 @@ class ToPriorGridd(MapTransform, InvertibleTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             placement = self.pop_transform(d, key)["extra_info"]["placement"]
-            meta = {k: v for k, v in d[key].meta.items() if k != "affine"}
             on_source = to_source_grid(_unstack(d[key]), placement)
-            d[key] = MetaTensor(on_source.as_tensor(), affine=on_source.affine, meta=meta)
+            d[key] = _placed(on_source.as_tensor(), on_source.affine, meta=d[key].meta)
         return d
 
 
@@ -197,7 +195,7 @@ class ThresholdHeatmapd(MapTransform):
                 min_ml=self.min_ml,
             )
             d[self.heatmap_key] = heatmap
-            d[key] = MetaTensor(torch.from_numpy(labels)[None], affine=heatmap.affine, meta=dict(heatmap.meta))
+            d[key] = _placed(torch.from_numpy(labels)[None], heatmap.affine, meta=heatmap.meta)
         return d
 
 
@@ -261,3 +259,8 @@ def _stack(slices: torch.Tensor) -> torch.Tensor:
 def _unstack(stacked: torch.Tensor) -> torch.Tensor:
     """(1, H, W, Z) to (Z, 1, H, W)."""
     return torch.as_tensor(stacked).as_subclass(torch.Tensor).permute(3, 0, 1, 2)
+
+
+def _placed(values: torch.Tensor, affine: torch.Tensor, *, meta: Mapping[str, Any]) -> MetaTensor:
+    """``values`` at ``affine``, with everything else in ``meta``."""
+    return MetaTensor(values, affine=affine, meta={key: value for key, value in meta.items() if key != "affine"})

@@ -1,0 +1,135 @@
+"""MONAI faces: volumes in, maps on the same grid out, whichever way they are composed."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader, Dataset, MetaTensor
+from monai.engines import SupervisedEvaluator
+from monai.transforms import Compose, Invertd
+
+from klip_monai.calibration import MIN_SCANS, calibrate
+from klip_monai.case import file_names
+from klip_monai.errors import InputError, OutputError
+from klip_monai.inferer import KLIPInferer
+from klip_monai.physics import make_operator
+from klip_monai.prior import GaussianDenoiser
+from klip_monai.scoring import IDReference
+from klip_monai.standard import PriorGrid
+from klip_monai.transforms import (
+    BodyOnlyd,
+    KLIPScore,
+    KLIPScored,
+    LoadSeriesd,
+    SaveOverlayd,
+    ThresholdHeatmapd,
+    ToPriorGridd,
+)
+
+GRID = PriorGrid((32, 32), 12.0)
+PROVENANCE = {"bundle": "test", "bundle_version": "0.0.0"}
+
+
+class Prior(torch.nn.Module):
+    """A closed-form prior as a network, as MONAI's engines want one."""
+
+    def forward(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
+        return GaussianDenoiser(mean=0.0, std=0.5)(x, sigma)
+
+
+@pytest.fixture
+def inferer() -> KLIPInferer:
+    operator = make_operator("sparse_view", image_shape=(32, 32), pixel_mm=12.0, views=8)
+    return KLIPInferer(operator, sampler_levels=4, window_levels=3, batch_size=3)
+
+
+@pytest.fixture
+def reference() -> IDReference:
+    return IDReference("key", tuple(np.linspace(0.1, 1.0, 19)), 0.2, 0.9, 4, "made up")
+
+
+def evaluate(small_ct, inferer, post: list, **overrides):
+    """The way the bundle does it: data loader, evaluator, inverse."""
+    pre = Compose([LoadSeriesd("image"), ToPriorGridd("image", grid=GRID, source_key="source", body_key="body")])
+    invert = Invertd("pred", pre, orig_keys="image", nearest_interp=False, to_tensor=True)
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader(Dataset([{"image": str(small_ct)}], pre), batch_size=1),
+        network=Prior(),
+        inferer=inferer,
+        postprocessing=Compose([BodyOnlyd("pred", body_key="body"), invert, *post]),
+        decollate=True,
+    )
+    evaluator.run()
+    return evaluator.state.output[0]
+
+
+def test_evaluator_and_transform_give_the_same_map_on_the_grid_of_the_source(small_ct, inferer):
+    source = nib.load(small_ct)
+    by_engine = evaluate(small_ct, inferer, [])
+    score = KLIPScore(Prior(), inferer, grid=GRID)
+    by_transform = Compose([LoadSeriesd("image"), KLIPScored("image", score=score)])({"image": str(small_ct)})
+    for heatmap in (by_engine["pred"], by_transform["heatmap"]):
+        assert isinstance(heatmap, MetaTensor)
+        assert tuple(heatmap.shape) == (1, *source.shape)
+        np.testing.assert_allclose(heatmap.affine, source.affine, atol=1e-4)
+    torch.testing.assert_close(by_engine["pred"].as_tensor(), by_transform["heatmap"].as_tensor())
+    assert by_engine["scan_score"] == pytest.approx(by_transform["heatmap"].meta["scan_score"])
+    assert by_engine["scan_score"] > 0
+
+
+def test_maps_are_zero_outside_of_the_body(small_ct, inferer):
+    result = evaluate(small_ct, inferer, [])
+    corner = result["pred"][0, :5, :5]
+    assert np.asarray(nib.load(small_ct).dataobj)[:5, :5].max() < -500
+    assert float(corner.abs().max()) == 0
+
+
+def test_labels_follow_the_thresholds_and_small_islands_vanish(reference):
+    heatmap = torch.zeros(1, 20, 20, 5)
+    heatmap[0, 2:8, 2:8, 1:4] = 0.5
+    heatmap[0, 4:6, 4:6, 2] = 1.5
+    heatmap[0, 15, 15, 2] = 5.0
+    affine = torch.diag(torch.tensor([2.0, 2.0, 5.0, 1.0], dtype=torch.float64))
+    data = {"pred": MetaTensor(heatmap, affine=affine)}
+    result = ThresholdHeatmapd("pred", reference=reference, min_ml=0.1)(data)
+    labels = result["pred"]
+    assert labels.dtype == torch.uint8
+    assert labels[0, 15, 15, 2] == 0
+    assert int((labels == 2).sum()) == 4
+    assert int((labels == 1).sum()) == 6 * 6 * 3 - 4
+    torch.testing.assert_close(result["heatmap"].as_tensor(), heatmap)
+
+
+def test_a_case_is_written_whole(small_ct, inferer, reference, tmp_path):
+    post = [
+        ThresholdHeatmapd("pred", reference=reference),
+        SaveOverlayd("pred", output_dir=tmp_path / "out", reference=reference, provenance=PROVENANCE),
+    ]
+    result = evaluate(small_ct, inferer, post)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(file_names("small").values())
+    summary = result["summary"]
+    assert summary["p_value"] == reference.p_value(summary["scan_score"])
+    assert summary["source"]["series_uid"] is None
+    assert summary["timings_s"]["score"] > 0
+
+
+def test_an_output_that_cannot_be_written_is_refused_when_built(reference, tmp_path):
+    (tmp_path / "file").write_text("taken")
+    with pytest.raises(OutputError, match="file"):
+        SaveOverlayd("pred", output_dir=tmp_path / "file" / "out", reference=reference, provenance=PROVENANCE)
+
+
+def test_calibration_keeps_a_score_per_scan_and_refuses_too_few(small_ct, inferer):
+    volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
+    score = KLIPScore(Prior(), inferer, grid=GRID)
+    made = calibrate(score, [volume] * MIN_SCANS, settings={"a": 1}, description="the same scan")
+    assert len(made.scan_scores) == MIN_SCANS
+    assert made.slices == volume.shape[-1]
+    assert made.matches({"a": 1})
+    assert not made.matches({"a": 2})
+    assert made.scan_scores[0] == pytest.approx(score(volume).meta["scan_score"])
+    with pytest.raises(InputError, match="at least 19"):
+        calibrate(score, [volume], settings={}, description="one scan")

@@ -14,6 +14,7 @@ from zipfile import ZipFile
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from slicer_checks import check_overlays
 
 from klip_monai.evaluation import dice
@@ -48,7 +49,7 @@ def test_planted_lesion_is_found(scored: Path) -> None:
     _, box, _, inside = islands(labels, voxel_ml=1.0)[0]
     largest = np.zeros(labels.shape, bool)
     largest[box] = inside
-    assert dice(largest, np.asarray(truth.dataobj) > 0) >= 0.5
+    assert dice(torch.from_numpy(largest), torch.from_numpy(np.asarray(truth.dataobj) > 0)) >= 0.5
     assert summary(scored, "lesion")["p_value"] <= 0.05
 
 

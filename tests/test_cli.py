@@ -32,11 +32,13 @@ def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> Non
 
 @pytest.fixture
 def series(tmp_path) -> Path:
-    """Six slices of the healthy sample series."""
+    """The six lowest slices of the healthy sample series, named in their order in space."""
     folder = tmp_path / "series"
     folder.mkdir()
-    for path in sorted((SAMPLES / "healthy").glob("*.dcm"))[:6]:
-        (folder / path.name).write_bytes(path.read_bytes())
+    for path in (SAMPLES / "healthy").glob("*.dcm"):
+        number = int(pydicom.dcmread(path, specific_tags=["InstanceNumber"]).InstanceNumber)
+        if number <= 6:
+            (folder / f"slice_{number}.dcm").write_bytes(path.read_bytes())
     return folder
 
 
@@ -108,7 +110,7 @@ def test_two_series_are_listed_and_one_can_be_chosen(series, tmp_path):
 
 def test_missing_slice_is_refused_naming_the_gap(series, tmp_path):
     sorted(series.iterdir())[3].unlink()
-    assert_refused(klip_monai("score", series, "-o", tmp_path / "out"), "mm")
+    assert_refused(klip_monai("score", series, "-o", tmp_path / "out"), "5.00 mm", "10.00 mm")
 
 
 def test_mr_series_is_refused(series, tmp_path):

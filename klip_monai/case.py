@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,32 +35,34 @@ def file_names(name: str) -> dict[str, str]:
     }
 
 
-def summarize(
-    *,
-    volume: MetaTensor,
-    heatmap: MetaTensor,
-    labels: MetaTensor,
-    scan_score: float,
-    reference: IDReference,
-    provenance: Mapping[str, Any],
-) -> dict[str, Any]:
-    """What was found in a scan, JSON-able.
+@dataclass(frozen=True)
+class Case:
+    """One scored scan.
 
-    Args:
+    Attributes:
         volume: the scan, float32 HU (1, X, Y, Z), from :class:`klip_monai.transforms.LoadSeriesd`.
-        heatmap: nats per pixel of the prior's grid, (1, X, Y, Z).
+        heatmap: nats per pixel of the prior's grid, float32 (1, X, Y, Z).
         labels: uint8 (1, X, Y, Z).
         scan_score: maximum of the heat map on the prior's grid, nats per pixel.
         reference: ID reference of the settings that made the heat map.
-        provenance: bundle, weights hash and settings.
-
-    Returns:
-        Scores in nats per pixel, volumes in ml, positions in RAS mm.
+        provenance: bundle, weights hash and settings, JSON-able.
     """
+
+    volume: MetaTensor
+    heatmap: MetaTensor
+    labels: MetaTensor
+    scan_score: float
+    reference: IDReference
+    provenance: Mapping[str, Any]
+
+
+def summarize(case: Case) -> dict[str, Any]:
+    """What was found in a scan, JSON-able: scores in nats per pixel, volumes in ml, positions in RAS mm."""
+    volume, reference = case.volume, case.reference
     affine = np.asarray(volume.affine, dtype=np.float64)
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
-    values: NDArray[np.float32] = heatmap[0].cpu().numpy()
-    label_values: NDArray[np.uint8] = labels[0].cpu().numpy()
+    values: NDArray[np.float32] = case.heatmap[0].cpu().numpy()
+    label_values: NDArray[np.uint8] = case.labels[0].cpu().numpy()
     worst = np.unravel_index(int(values.argmax()), values.shape)
     per_slice = values.max(axis=(0, 1))
     found = []
@@ -84,8 +87,8 @@ def summarize(
             "affine_ras_mm": affine.tolist(),
         },
         "unit": "nats per pixel of the prior's grid",
-        "scan_score": scan_score,
-        "p_value": reference.p_value(scan_score),
+        "scan_score": case.scan_score,
+        "p_value": reference.p_value(case.scan_score),
         "worst": {
             "voxel": [int(i) for i in worst],
             "ras_mm": (affine @ [*worst, 1.0])[:3].tolist(),
@@ -103,31 +106,17 @@ def summarize(
             "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],
             "description": reference.description,
         },
-        "provenance": dict(provenance),
+        "provenance": dict(case.provenance),
         "versions": {"klip_monai": __version__} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
     }
 
 
-def save_case(
-    output_dir: str | Path,
-    *,
-    volume: MetaTensor,
-    heatmap: MetaTensor,
-    labels: MetaTensor,
-    scan_score: float,
-    reference: IDReference,
-    provenance: Mapping[str, Any],
-) -> dict[str, Any]:
+def save_case(case: Case, output_dir: str | Path) -> dict[str, Any]:
     """Write all files of a case, or none.
 
     Args:
+        case: the scored scan.
         output_dir: folder; made if missing.
-        volume: see :func:`summarize`, as are the others.
-        heatmap: see there.
-        labels: see there.
-        scan_score: see there.
-        reference: see there.
-        provenance: see there.
 
     Returns:
         The summary, with timings and the paths of the ``files``.
@@ -136,17 +125,10 @@ def save_case(
         OutputError: if the folder cannot be written to; nothing is left behind then.
     """
     start = time.perf_counter()
-    summary = summarize(
-        volume=volume,
-        heatmap=heatmap,
-        labels=labels,
-        scan_score=scan_score,
-        reference=reference,
-        provenance=provenance,
-    )
+    summary, reference, meta = summarize(case), case.reference, case.volume.meta
     names = file_names(summary["name"])
-    affine = np.asarray(volume.affine, dtype=np.float64)
-    ct, nats, label_values = volume[0].cpu().numpy(), heatmap[0].cpu().numpy(), labels[0].cpu().numpy()
+    affine = np.asarray(case.volume.affine, dtype=np.float64)
+    ct, nats, label_values = (part[0].cpu().numpy() for part in (case.volume, case.heatmap, case.labels))
     with publish(output_dir, last=names["summary"]) as staging:
         write_heatmap(staging / names["heatmap"], nats, affine)
         write_labels(staging / names["labels"], label_values, affine)
@@ -164,8 +146,8 @@ def save_case(
             unit="nats per pixel",
         )
         summary["timings_s"] = {
-            "read": float(volume.meta["read_seconds"]),
-            "score": start - float(volume.meta["read_at"]),
+            "read": float(meta["read_seconds"]),
+            "score": start - float(meta["read_at"]),
             "write": time.perf_counter() - start,
         }
         write_summary(staging / names["summary"], summary)

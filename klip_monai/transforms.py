@@ -13,7 +13,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 
-from klip_monai.case import save_case
+from klip_monai.case import Case, save_case
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import check_writable
 from klip_monai.io.read import read_volume
@@ -239,8 +239,7 @@ class SaveOverlayd(MapTransform):
         """Write the case."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d["summary"] = save_case(
-                self.output_dir,
+            case = Case(
                 volume=d[self.source_key],
                 heatmap=d[self.heatmap_key],
                 labels=d[key],
@@ -248,6 +247,7 @@ class SaveOverlayd(MapTransform):
                 reference=self.reference,
                 provenance=self.provenance,
             )
+            d["summary"] = save_case(case, self.output_dir)
         return d
 
 

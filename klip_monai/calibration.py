@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.data import MetaTensor
 
 from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.phantom import random_scan
-from klip_monai.scoring import IDReference
+from klip_monai.scoring import CONTRAST_PX, IDReference, local_contrast
 from klip_monai.standard import standard_slices
 from klip_monai.transforms import KLIPScore
 
@@ -45,7 +44,7 @@ def calibrate(
     """Score healthy scans and keep what p-values and thresholds need.
 
     Args:
-        score: the transform, under the settings.
+        score: the transform, under the settings and without a reference of its own.
         scans: healthy volumes, float32 HU (1, X, Y, Z), none of which trained the prior.
         settings: see :func:`klip_monai.bundle.scoring_settings`.
         description: what the scans are.
@@ -53,16 +52,18 @@ def calibrate(
     Raises:
         InputError: for fewer than :data:`MIN_SCANS` scans.
     """
-    in_body, slices = [], []
+    density, contrast, slices = [], [], []
     for scan in scans:
         standard = standard_slices(scan, score.grid)
         heatmap = score.on_prior_grid(standard)
-        in_body.append(torch.masked_select(heatmap.cpu(), standard.body).numpy())
+        detail = local_contrast(standard.images, sigma_px=CONTRAST_PX)
+        density.append(heatmap.cpu()[standard.body].numpy())
+        contrast.append(detail[standard.body].numpy())
         slices.append(len(standard.images))
-    if len(in_body) < MIN_SCANS:
+    if len(density) < MIN_SCANS:
         raise InputError(
-            f"healthy scans: got {len(in_body)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; add scans"
+            f"healthy scans: got {len(density)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; add scans"
         )
     return IDReference.from_scans(
-        in_body, settings=settings, slices=sorted(slices)[len(slices) // 2], description=description
+        density, contrast, settings=settings, slices=sorted(slices)[len(slices) // 2], description=description
     )

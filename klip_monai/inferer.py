@@ -38,6 +38,8 @@ class KLIPInferer(Inferer):
         noise_std: standard deviation sy of the measurement noise e, in units of y (A has unit spectral norm).
         data_std: standard deviation s assumed by the posterior denoiser.
         cg_iterations: conjugate-gradient steps per posterior denoising.
+        lowpass_px: restricts the density to structures wider than this Gaussian, in pixels of the prior's grid (see
+            :class:`klip_monai.scoring.KLAccumulator`); 0 counts all.
         smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.
         batch_size: slices times samples that pass the network together.
         seed: of measurement noise and sampling; the same seed, weights and device give the same map.
@@ -63,6 +65,7 @@ class KLIPInferer(Inferer):
         noise_std: float = 0.003,
         data_std: float = 0.5,
         cg_iterations: int = 5,
+        lowpass_px: float = 1.0,
         smoothing_px: float = 1.5,
         batch_size: int = 16,
         seed: int = 0,
@@ -78,7 +81,8 @@ class KLIPInferer(Inferer):
         self.window_levels, self.draws, self.samples = window_levels, draws, samples
         self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
         self.noise_std, self.data_std, self.cg_iterations = noise_std, data_std, cg_iterations
-        self.smoothing_px, self.batch_size, self.seed, self.progress = smoothing_px, batch_size, seed, progress
+        self.lowpass_px, self.smoothing_px = lowpass_px, smoothing_px
+        self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
     @property
     def passes(self) -> int:
@@ -89,7 +93,7 @@ class KLIPInferer(Inferer):
     def describe(self) -> dict[str, Any]:
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
         names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
-        names += ["noise_std", "data_std", "cg_iterations", "smoothing_px"]
+        names += ["noise_std", "data_std", "cg_iterations", "lowpass_px", "smoothing_px"]
         names += ["window_levels", "draws"] if self.estimator == "renoised" else []
         window = {"high": self.window.high, "low": self.window.low}
         return {"operator": self.operator.describe(), "window": window} | {name: getattr(self, name) for name in names}
@@ -153,7 +157,7 @@ class KLIPInferer(Inferer):
             data_std=self.data_std,
             iterations=self.cg_iterations,
         )
-        accumulator = KLAccumulator(self.window)
+        accumulator = KLAccumulator(self.window, lowpass_px=self.lowpass_px)
 
         def report(step: Any) -> None:
             accumulator(step)

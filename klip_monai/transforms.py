@@ -92,6 +92,27 @@ class ToPriorGridd(MapTransform, InvertibleTransform):
         return d
 
 
+class CalibrateHeatmapd(MapTransform):
+    """Divide heat maps by what healthy tissue of the same local contrast scores (see `ExpectedDensity`).
+
+    Args:
+        keys: keys of maps, MetaTensor (1, H, W, Z), nats per pixel; become nats per pixel of average healthy tissue.
+        image_key: key of the standard slices they belong to, (1, H, W, Z) in [-1, 1].
+        reference: from healthy scans under the same settings.
+    """
+
+    def __init__(self, keys: KeysCollection, *, image_key: str, reference: IDReference) -> None:
+        super().__init__(keys)
+        self.image_key, self.reference = image_key, reference
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Calibrate the maps."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = d[key] * _stack(self.reference.expected.gain(_unstack(d[self.image_key]))).to(d[key].device)
+        return d
+
+
 class BodyOnlyd(MapTransform):
     """Set maps to zero outside of the body, and note the maximum that is left: the scan score.
 
@@ -122,10 +143,14 @@ class KLIPScore(Transform):
         network: the prior.
         inferer: operator, sampler, window and smoothing.
         grid: the prior's slice format.
+        reference: ID reference that calibrates the heat map, made with these settings; None leaves the KL density as
+            it is.
     """
 
-    def __init__(self, network: Denoiser, inferer: KLIPInferer, *, grid: PriorGrid) -> None:
-        self.network, self.inferer, self.grid = network, inferer, grid
+    def __init__(
+        self, network: Denoiser, inferer: KLIPInferer, *, grid: PriorGrid, reference: IDReference | None = None
+    ) -> None:
+        self.network, self.inferer, self.grid, self.reference = network, inferer, grid, reference
 
     def __call__(self, volume: MetaTensor) -> MetaTensor:
         """Score ``volume``, float32 HU (1, X, Y, Z).
@@ -141,7 +166,8 @@ class KLIPScore(Transform):
 
     def on_prior_grid(self, slices: StandardSlices) -> torch.Tensor:
         """Heat map of standard slices, zero outside of the body, float32 (Z, 1, H, W)."""
-        return self.inferer(slices.images, self.network) * slices.body
+        heatmap = self.inferer(slices.images, self.network) * slices.body
+        return heatmap if self.reference is None else heatmap * self.reference.expected.gain(slices.images)
 
 
 class KLIPScored(MapTransform):

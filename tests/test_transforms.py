@@ -16,10 +16,11 @@ from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
-from klip_monai.scoring import IDReference
-from klip_monai.standard import PriorGrid
+from klip_monai.scoring import ExpectedDensity, IDReference
+from klip_monai.standard import PriorGrid, standard_slices
 from klip_monai.transforms import (
     BodyOnlyd,
+    CalibrateHeatmapd,
     KLIPScore,
     KLIPScored,
     LoadSeriesd,
@@ -47,29 +48,32 @@ def inferer() -> KLIPInferer:
 
 @pytest.fixture
 def reference() -> IDReference:
-    return IDReference("key", tuple(np.linspace(0.1, 1.0, 19)), 0.2, 0.9, 4, "made up")
+    expected = ExpectedDensity(1.5, (0.02, 0.5), (0.1, 0.4), 0.2)
+    return IDReference("key", expected, tuple(np.linspace(0.1, 1.0, 19)), 0.2, 0.9, 4, "made up")
 
 
-def evaluate(small_ct, inferer, post: list, **overrides):
-    """The way the bundle does it: data loader, evaluator, inverse."""
+def evaluate(small_ct, inferer, post: list, *, calibration: IDReference | None = None):
+    """The way the bundle does it: data loader, evaluator, calibration, inverse."""
     pre = Compose([LoadSeriesd("image"), ToPriorGridd("image", grid=GRID, source_key="source", body_key="body")])
     invert = Invertd("pred", pre, orig_keys="image", nearest_interp=False, to_tensor=True)
+    calibrate = [CalibrateHeatmapd("pred", image_key="image", reference=calibration)] if calibration else []
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset([{"image": str(small_ct)}], pre), batch_size=1),
         network=Prior(),
         inferer=inferer,
-        postprocessing=Compose([BodyOnlyd("pred", body_key="body"), invert, *post]),
+        postprocessing=Compose([*calibrate, BodyOnlyd("pred", body_key="body"), invert, *post]),
         decollate=True,
     )
     evaluator.run()
     return evaluator.state.output[0]
 
 
-def test_evaluator_and_transform_give_the_same_map_on_the_grid_of_the_source(small_ct, inferer):
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_evaluator_and_transform_give_the_same_map_on_the_grid_of_the_source(small_ct, inferer, reference, calibrated):
     source = nib.load(small_ct)
-    by_engine = evaluate(small_ct, inferer, [])
-    score = KLIPScore(Prior(), inferer, grid=GRID)
+    by_engine = evaluate(small_ct, inferer, [], calibration=reference if calibrated else None)
+    score = KLIPScore(Prior(), inferer, grid=GRID, reference=reference if calibrated else None)
     by_transform = Compose([LoadSeriesd("image"), KLIPScored("image", score=score)])({"image": str(small_ct)})
     for heatmap in (by_engine["pred"], by_transform["heatmap"]):
         assert isinstance(heatmap, MetaTensor)
@@ -78,6 +82,15 @@ def test_evaluator_and_transform_give_the_same_map_on_the_grid_of_the_source(sma
     torch.testing.assert_close(by_engine["pred"].as_tensor(), by_transform["heatmap"].as_tensor())
     assert by_engine["scan_score"] == pytest.approx(by_transform["heatmap"].meta["scan_score"])
     assert by_engine["scan_score"] > 0
+
+
+def test_calibration_multiplies_the_map_by_the_gain_of_its_slices(small_ct, inferer, reference):
+    volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
+    slices = standard_slices(volume, GRID)
+    plain = KLIPScore(Prior(), inferer, grid=GRID).on_prior_grid(slices)
+    calibrated = KLIPScore(Prior(), inferer, grid=GRID, reference=reference).on_prior_grid(slices)
+    torch.testing.assert_close(calibrated, plain * reference.expected.gain(slices.images))
+    assert not torch.allclose(calibrated, plain)
 
 
 def test_maps_are_zero_outside_of_the_body(small_ct, inferer):
@@ -130,6 +143,7 @@ def test_calibration_keeps_a_score_per_scan_and_refuses_too_few(small_ct, infere
     assert made.slices == volume.shape[-1]
     assert made.matches({"a": 1})
     assert not made.matches({"a": 2})
-    assert made.scan_scores[0] == pytest.approx(score(volume).meta["scan_score"])
+    again = KLIPScore(Prior(), inferer, grid=GRID, reference=made)
+    assert made.scan_scores[0] == pytest.approx(again(volume).meta["scan_score"], rel=1e-4)
     with pytest.raises(InputError, match="at least 19"):
         calibrate(score, [volume], settings={}, description="one scan")

@@ -29,11 +29,13 @@ from klip_monai.evaluation.metrics import (
 from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.prior import Denoiser
-from klip_monai.scoring import smooth
+from klip_monai.scoring import CONTRAST_PX, ContrastSums, ExpectedDensity, local_contrast, smooth
 from klip_monai.standard import PriorGrid, resample_mask, standard_slices
 
 HEALTHY_SEED = 200_000
 """First healthy phantom of the study; training, validation and ID references use other seeds."""
+CALIBRATION_SEED = 250_000
+"""First healthy phantom that the expected density of each row is taken from."""
 LESION_SEED = 300_000
 """First phantom with a lesion."""
 RADIUS_MM = (4.0, 20.0)
@@ -67,11 +69,13 @@ class Row:
         name: of the setting.
         passes: NFE, network passes a slice.
         seconds: wall time a slice.
-        image_level: in-body pixels of the smoothed map.
-        slice_level: maximum of the smoothed map, healthy against lesion slices.
-        blocks_in_body: image-level over blocks of the density that is not smoothed.
+        image_level: in-body pixels of the heat map: smoothed, and calibrated by healthy slices of other patients.
+        slice_level: maximum of the heat map, healthy against lesion slices.
+        plain_image_level: as ``image_level``, of the smoothed density without calibration.
+        plain_slice_level: as ``slice_level``, of the smoothed density without calibration.
+        blocks_in_body: image-level over blocks of the density, neither smoothed nor calibrated.
         blocks_legacy: the same with the blocks outside the body as negatives.
-        dice: of the smoothed map above the 99.9 % quantile of healthy in-body pixels, mean over lesion slices.
+        dice: of the heat map above the 99.9 % quantile of healthy in-body pixels, mean over lesion slices.
         settings: :meth:`klip_monai.inferer.KLIPInferer.describe`.
     """
 
@@ -80,6 +84,8 @@ class Row:
     seconds: float
     image_level: Estimate
     slice_level: Estimate
+    plain_image_level: Estimate
+    plain_slice_level: Estimate
     blocks_in_body: Estimate
     blocks_legacy: Estimate
     dice: Estimate
@@ -163,10 +169,11 @@ def run_phantom_study(
     grid: PriorGrid,
     healthy: int = 100,
     lesions: int = 100,
+    calibration: int = 100,
     block_px: int = 8,
     device: torch.device | str = "cpu",
 ) -> PhantomStudy:
-    """Score healthy and lesion phantoms under each of several settings.
+    """Score healthy and lesion phantoms under each of several settings, each calibrated by healthy phantoms.
 
     Args:
         network: the prior, on ``device``.
@@ -174,30 +181,59 @@ def run_phantom_study(
         grid: the prior's slice format.
         healthy: number of healthy slices, one per patient.
         lesions: number of lesion slices, one per patient.
+        calibration: number of further healthy slices, one per patient, that each row's expected density is taken from.
         block_px: side of the blocks, in pixels.
         device: where to score.
 
     Raises:
         InputError: without rows or with fewer than two slices of a kind.
     """
-    if not rows or min(healthy, lesions) < 2:
+    if not rows or min(healthy, lesions, calibration) < 2:
         raise InputError(
-            f"phantom study: got {len(rows)} rows, {healthy} healthy and {lesions} lesion slices; "
-            "expected at least one row and two slices of each kind"
+            f"phantom study: got {len(rows)} rows, {healthy} healthy, {lesions} lesion and {calibration} calibration "
+            "slices; expected at least one row and two slices of each kind"
         )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         well = study_slices(healthy, grid, seed=HEALTHY_SEED, lesion=False, progress=progress)
         ill = study_slices(lesions, grid, seed=LESION_SEED, lesion=True, progress=progress)
-        images = torch.cat([well.images, ill.images]).to(device)
+        null = study_slices(calibration, grid, seed=CALIBRATION_SEED, lesion=False, progress=progress)
+        images = torch.cat([well.images, ill.images, null.images]).to(device)
         results, strata = [], []
         for name, inferer in rows.items():
             density, seconds = _score(network, inferer, images, progress=progress, name=name)
-            row = _row(name, inferer, density, well, ill, seconds=seconds, block_px=block_px)
-            results.append(row)
+            density, healthy_density = density[: -len(null.seeds)], density[-len(null.seeds) :]
+            expected = _expected(smooth(healthy_density, sigma_px=inferer.smoothing_px), null)
+            maps = _Maps(
+                density=density,
+                plain=smooth(density, sigma_px=inferer.smoothing_px),
+                gain=expected.gain(torch.cat([well.images, ill.images])),
+            )
+            results.append(_row(name, inferer, maps, well, ill, seconds=seconds, block_px=block_px))
             if len(results) == 1:
-                strata = _strata(smooth(density, sigma_px=inferer.smoothing_px), well, ill, pixel_mm=grid.pixel_mm)
+                strata = _strata(maps.calibrated, well, ill, pixel_mm=grid.pixel_mm)
     return PhantomStudy(tuple(results), tuple(strata), block_px, well.seeds, ill.seeds)
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """Maps of the healthy, then of the lesion slices, (B, 1, H, W): density, smoothed, and what calibrates it."""
+
+    density: torch.Tensor
+    plain: torch.Tensor
+    gain: torch.Tensor
+
+    @property
+    def calibrated(self) -> torch.Tensor:
+        """The heat map."""
+        return self.plain * self.gain
+
+
+def _expected(maps: torch.Tensor, healthy: StudySlices) -> ExpectedDensity:
+    """Expected density from the smoothed maps of healthy slices."""
+    contrast = local_contrast(healthy.images, sigma_px=CONTRAST_PX)
+    sums = ContrastSums.of(maps[healthy.body].numpy(), contrast[healthy.body].numpy())
+    return ExpectedDensity.fit(sums, contrast_px=CONTRAST_PX)
 
 
 def _score(
@@ -216,26 +252,31 @@ def _score(
 def _row(
     name: str,
     inferer: KLIPInferer,
-    density: torch.Tensor,
+    maps: _Maps,
     well: StudySlices,
     ill: StudySlices,
     *,
     seconds: float,
     block_px: int,
 ) -> Row:
-    maps = smooth(density, sigma_px=inferer.smoothing_px)
-    healthy_maps, lesion_maps = maps[: len(well.seeds)], maps[len(well.seeds) :]
-    threshold = float(np.quantile(healthy_maps[well.body].numpy(), 0.999))
-    overlaps = [dice((m >= threshold) & b, y) for m, y, b in zip(lesion_maps, ill.masks, ill.body, strict=True)]
-    blocks = density[len(well.seeds) :]
+    n = len(well.seeds)
+    heat = maps.calibrated
+    threshold = float(np.quantile(heat[:n][well.body].numpy(), 0.999))
+    overlaps = [dice((m >= threshold) & b, y) for m, y, b in zip(heat[n:], ill.masks, ill.body, strict=True)]
+    image_level = [image_level_auroc(m[n:], ill.masks, ill.body) for m in (heat, maps.plain)]
+    slice_level = [
+        slice_level_auroc(slice_scores(m[:n], well.body), slice_scores(m[n:], ill.body)) for m in (heat, maps.plain)
+    ]
     return Row(
         name=name,
         passes=inferer.passes,
         seconds=seconds,
-        image_level=image_level_auroc(lesion_maps, ill.masks, ill.body),
-        slice_level=slice_level_auroc(slice_scores(healthy_maps, well.body), slice_scores(lesion_maps, ill.body)),
-        blocks_in_body=block_level_auroc(blocks, ill.masks, ill.body, size=block_px),
-        blocks_legacy=block_level_auroc(blocks, ill.masks, ill.body, size=block_px, protocol="legacy"),
+        image_level=image_level[0],
+        slice_level=slice_level[0],
+        plain_image_level=image_level[1],
+        plain_slice_level=slice_level[1],
+        blocks_in_body=block_level_auroc(maps.density[n:], ill.masks, ill.body, size=block_px),
+        blocks_legacy=block_level_auroc(maps.density[n:], ill.masks, ill.body, size=block_px, protocol="legacy"),
         dice=bootstrap(lambda values: float(values.mean()), overlaps),
         settings=inferer.describe(),
     )

@@ -14,8 +14,8 @@ from klip_monai.io.summary import write_summary
 
 def to_markdown(study: PhantomStudy) -> str:
     """The study as two Markdown tables: settings of the inferer, and lesion sizes."""
-    head = ["setting", "image-level", "slice-level", f"{study.block_px}-px blocks, in-body", "blocks, legacy"]
-    head += ["Dice", "NFE", "s a slice"]
+    head = ["setting", "image-level", "slice-level", "plain image-level", "plain slice-level"]
+    head += [f"{study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
     sizes = ["radius in the slice", "slices", "image-level", "slice-level", "sensitivity"]
     radius, contrast = ("-".join(f"{v:g}" for v in pair) for pair in (RADIUS_MM, CONTRAST_HU))
     return "\n".join(
@@ -27,10 +27,11 @@ def to_markdown(study: PhantomStudy) -> str:
             "lie where a lesion would be.",
             "",
             "Image-level: AUROC over the in-body pixels of a lesion slice, averaged over slices. Slice-level: AUROC of "
-            "the in-body maximum, healthy against lesion. Blocks: image-level over block sums of the density that is "
-            "not smoothed; legacy counts background blocks as negatives, which inflates it. Dice: above the 99.9 % "
-            "quantile of healthy in-body pixels. NFE: network passes a slice. In brackets 95 % bootstrap intervals "
-            "over patients.",
+            "the in-body maximum, healthy against lesion. Both are of the heat map, calibrated by healthy slices of "
+            "other patients; plain: without calibration. Blocks: image-level over block sums of the density, neither "
+            "smoothed nor calibrated; legacy counts background blocks as negatives, which inflates it. Dice: above the "
+            "99.9 % quantile of healthy in-body pixels. NFE: network passes a slice. In brackets 95 % bootstrap "
+            "intervals over patients.",
             "",
             *_table(head, [_cells(row) for row in study.rows]),
             "",
@@ -65,7 +66,8 @@ def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cells(row: Row) -> list[str]:
-    figures = (row.image_level, row.slice_level, row.blocks_in_body, row.blocks_legacy, row.dice)
+    figures = [row.image_level, row.slice_level, row.plain_image_level, row.plain_slice_level]
+    figures += [row.blocks_in_body, row.blocks_legacy, row.dice]
     return [_title(row.name), *map(str, figures), str(row.passes), f"{row.seconds:.2g}"]
 
 

@@ -12,7 +12,7 @@ from klip_monai.prior.handlers import (
     TimeBudget,
 )
 from klip_monai.prior.loss import EDMLoss, EDMPrepareBatch, FixedNoisePrepareBatch
-from klip_monai.prior.sigmas import karras_sigmas, log_sigmas
+from klip_monai.prior.sigmas import log_sigmas
 from klip_monai.prior.validation import DenoisingLoss, ValidationReport
 from klip_monai.prior.weights import load_weights, save_weights, weights_hash
 
@@ -33,7 +33,6 @@ __all__ = [
     "TrainingCheckpoint",
     "UNetDenoiser",
     "ValidationReport",
-    "karras_sigmas",
     "load_weights",
     "log_sigmas",
     "save_weights",

@@ -15,13 +15,14 @@ from klip_monai.prior import Denoiser
 
 @dataclass(frozen=True)
 class Step:
-    """One noise level of a reverse process.
+    """An interval of noise levels of a reverse process, and what the denoisers gave within it.
 
     Attributes:
-        sigma: noise level of the state that was denoised.
-        sigma_next: the next lower level; the step stands for the interval between them.
-        denoised_prior: D(x, sigma), float32 (B, 1, H, W).
-        denoised_posterior: D_y(x, sigma), same shape.
+        sigma: upper end of the interval.
+        sigma_next: lower end.
+        denoised_prior: D(x, s) at a level s within the interval (which one is the sampler's choice), float32
+            (B, 1, H, W).
+        denoised_posterior: D_y(x, s), same shape.
     """
 
     sigma: float

@@ -1,4 +1,7 @@
-"""The KL density: how many nats the measurement moves each pixel off the prior, within a window of noise levels."""
+"""The KL density: how many nats the measurement moves each pixel off the prior.
+
+Restricted to a window of noise levels and, optionally, to low spatial frequencies.
+"""
 
 from __future__ import annotations
 
@@ -36,19 +39,27 @@ class KLAccumulator:
     the posterior and prior reverse processes; Kheirandish et al., KLIP, CVPR 2026), restricted to a window and kept per
     pixel. Steps that straddle an edge of the window count with the part inside.
 
+    With ``lowpass_px`` it takes ||G (D_y - D)||^2 for a Gaussian G: by Parseval the sum over pixels is then that of
+    |G(f)|^2 |FT(D_y - D)(f)|^2 over spatial frequencies f, the part of the divergence that structures wider than G
+    carry. Noise grain, which the measurement reveals in healthy tissue too, changes sign from pixel to pixel and drops
+    out; a lesion does not. (Samples are never averaged before squaring.)
+
     Args:
         window: the noise levels that count.
+        lowpass_px: standard deviation of G in pixels; 0 counts all spatial frequencies, as in the paper.
     """
 
-    def __init__(self, window: Window | None = None) -> None:
+    def __init__(self, window: Window | None = None, *, lowpass_px: float = 0.0) -> None:
         self.window = window or Window()
+        self.lowpass_px = lowpass_px
         self._sum: torch.Tensor | None = None
 
     def __call__(self, step: Step) -> None:
         """Add one step."""
         weight = self.window.weight(step.sigma, step.sigma_next)
         if weight > 0:
-            moved = (step.denoised_posterior - step.denoised_prior).square() * weight
+            move = smooth(step.denoised_posterior - step.denoised_prior, sigma_px=self.lowpass_px)
+            moved = move.square() * weight
             self._sum = moved if self._sum is None else self._sum.add_(moved)
 
     def density(self, *, draws: int = 1) -> torch.Tensor:

@@ -1,10 +1,10 @@
-"""ID reference: what healthy scans score, and the p-values and thresholds that follow from it."""
+"""ID reference: what healthy scans score, and the calibration, p-values and thresholds that follow from it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ from typing import Any
 import numpy as np
 
 from klip_monai.errors import BundleError
+from klip_monai.scoring.expected import ExpectedDensity, Values, leave_one_out
+
+CONTRAST_PX = 1.5
+"""Neighbourhood of the local contrast that an ID reference calibrates by, in pixels of the prior's grid."""
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:
@@ -25,6 +29,8 @@ class IDReference:
 
     Attributes:
         key: :func:`settings_key` of the setting the scores were made with.
+        expected: mean density of healthy tissue by local contrast; calibrates heat maps. Scores and thresholds are of
+            calibrated maps, each healthy scan's calibrated by the others.
         scan_scores: highest in-body heat map value of each healthy scan, nats per pixel, ascending.
         suspicious: threshold of label 1, nats per pixel: the 99.9 % quantile of healthy in-body pixels.
         strong: threshold of label 2, nats per pixel: the 95 % quantile of ``scan_scores``.
@@ -33,6 +39,7 @@ class IDReference:
     """
 
     key: str
+    expected: ExpectedDensity
     scan_scores: tuple[float, ...]
     suspicious: float
     strong: float
@@ -41,20 +48,32 @@ class IDReference:
 
     @classmethod
     def from_scans(
-        cls, in_body: list[np.ndarray], *, settings: Mapping[str, Any], slices: int, description: str
+        cls,
+        density: Sequence[Values],
+        contrast: Sequence[Values],
+        *,
+        settings: Mapping[str, Any],
+        slices: int,
+        description: str,
     ) -> IDReference:
         """Make a reference.
 
         Args:
-            in_body: for each healthy scan its in-body heat map values, 1-D, nats per pixel.
-            settings: what the scores were made with.
+            density: for each healthy scan its in-body smoothed density, (N,), nats per pixel.
+            contrast: for each healthy scan the local contrast of the same pixels, (N,), taken in a neighbourhood of
+                :data:`CONTRAST_PX`.
+            settings: what the densities were made with.
             slices: slices of each scan.
             description: what the scans were.
+
+        Raises:
+            InputError: for fewer than two scans, or too few pixels.
         """
-        scores = tuple(sorted(float(values.max()) for values in in_body))
-        suspicious = float(np.quantile(np.concatenate(in_body), 0.999))
+        expected, calibrated = leave_one_out(density, contrast, contrast_px=CONTRAST_PX)
+        scores = tuple(sorted(float(values.max()) for values in calibrated))
+        suspicious = float(np.quantile(np.concatenate(calibrated), 0.999))
         strong = max(float(np.quantile(scores, 0.95, method="higher")), suspicious)
-        return cls(settings_key(settings), scores, suspicious, strong, slices, description)
+        return cls(settings_key(settings), expected, scores, suspicious, strong, slices, description)
 
     @classmethod
     def load(cls, path: str | Path) -> IDReference:
@@ -65,7 +84,11 @@ class IDReference:
         """
         try:
             content = json.loads(Path(path).read_text())
-            return cls(**{**content, "scan_scores": tuple(content["scan_scores"])})
+            curve = content["expected"]
+            expected = ExpectedDensity(
+                **{**curve, "contrast": tuple(curve["contrast"]), "density": tuple(curve["density"])}
+            )
+            return cls(**{**content, "expected": expected, "scan_scores": tuple(content["scan_scores"])})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 f"ID reference {path}: cannot be read ({error}); make it anew with `klip-monai calibrate`"

@@ -43,25 +43,26 @@ def test_a_healthy_slice_is_the_slice_where_the_same_patient_would_have_a_lesion
 
 @pytest.fixture(scope="module")
 def study():
-    """Six slices under a Gaussian prior around those same slices with the lesions wiped out."""
+    """Nine slices under a Gaussian prior around those same slices without the lesions."""
     grid = PriorGrid()
-    healthy = study_slices(3, grid, seed=phantom_study.HEALTHY_SEED, lesion=False)
-    ill = study_slices(3, grid, seed=phantom_study.LESION_SEED, lesion=True)
-    prior = GaussianDenoiser(mean=torch.cat([healthy.images, ill.images.masked_fill(ill.masks, 0.1)]), std=0.05)
+    seeds = (phantom_study.HEALTHY_SEED, phantom_study.LESION_SEED, phantom_study.CALIBRATION_SEED)
+    healthy = [study_slices(3, grid, seed=seed, lesion=False).images for seed in seeds]
+    prior = GaussianDenoiser(mean=torch.cat(healthy), std=0.05)
     operator = Identity(grid.image_shape)
     rows = {
-        "renoised": KLIPInferer(operator, window_levels=2, sampler_levels=2, batch_size=6),
-        "trajectory_all_levels": KLIPInferer(
-            operator, estimator="trajectory", window=None, sampler_levels=3, batch_size=6
+        "renoised": KLIPInferer(operator, window_levels=2, sampler_levels=2, batch_size=9),
+        "trajectory_unrestricted": KLIPInferer(
+            operator, estimator="trajectory", window=None, lowpass_px=0.0, sampler_levels=3, batch_size=9
         ),
     }
-    return run_phantom_study(prior, rows, grid=grid, healthy=3, lesions=3)
+    return run_phantom_study(prior, rows, grid=grid, healthy=3, lesions=3, calibration=3)
 
 
 def test_a_prior_that_only_lacks_the_lesion_finds_it(study):
     for row in study.rows:
         assert row.image_level.value > 0.97
-        assert row.slice_level.value == 1
+        assert row.plain_image_level.value > 0.97
+        assert row.slice_level.value == row.plain_slice_level.value == 1
     assert study.rows[0].blocks_legacy.value >= study.rows[0].blocks_in_body.value
 
 
@@ -87,14 +88,14 @@ def test_report_is_written_as_tables_and_as_strict_json(study, tmp_path):
     save_study(study, tmp_path / "new", provenance={"bundle": "toy"})
     text = (tmp_path / "new" / "phantom_study.md").read_text()
     assert text == to_markdown(study)
-    assert f"| trajectory all levels | {study.rows[1].image_level} |" in text
+    assert f"| trajectory unrestricted | {study.rows[1].image_level} |" in text
     content = json.loads((tmp_path / "new" / "phantom_study.json").read_text())
     assert content["rows"][0]["image_level"]["value"] == study.rows[0].image_level.value
     assert content["provenance"] == {"bundle": "toy"}
 
 
 def test_a_study_without_rows_or_slices_is_refused():
-    with pytest.raises(InputError, match="got 0 rows, 100 healthy and 100 lesion"):
+    with pytest.raises(InputError, match="got 0 rows, 100 healthy, 100 lesion and 100 calib"):
         run_phantom_study(GaussianDenoiser(), {}, grid=GRID)
     with pytest.raises(InputError, match="two slices of each kind"):
         run_phantom_study(GaussianDenoiser(), {"a": KLIPInferer(Identity((32, 32)))}, grid=GRID, lesions=1)
@@ -107,19 +108,24 @@ def test_the_bundle_runs_the_study_with_all_rows(tmp_path):
     overrides = {f"network_def#{name}": value for name, value in tiny.items() if name != "image_shape"}
     overrides |= {"image_shape": [64, 64], "grid#pixel_mm": 6.0, "network_def#attention_levels": [False, False]}
     overrides |= {"weights": str(tmp_path / "tiny.safetensors"), "output_dir": str(tmp_path / "out")}
-    overrides |= {"healthy": 2, "lesions": 2, "operator#views": 6, "device": "$torch.device('cpu')"}
+    overrides |= {"healthy": 2, "lesions": 2, "calibration": 2, "operator#views": 6, "device": "$torch.device('cpu')"}
     workflow = open_workflow(
         find_bundle("klip_ct_phantom"), ["inference.json", "evaluate.json"], kind="inference", **overrides
     )
     workflow.initialize()
     workflow.run()
     content = json.loads((tmp_path / "out" / "phantom_study.json").read_text())
-    passes = [row["passes"] for row in content["rows"]]
-    assert passes[0] == passes[1] == passes[3] == passes[4] < passes[2]
-    windows = [row["settings"]["window"] for row in content["rows"]]
-    assert windows[0] == windows[1] == windows[4]
-    assert windows[2]["low"] < windows[0]["low"] < windows[0]["high"] < windows[2]["high"]
-    assert windows[2] == windows[3] == {"high": 3.0, "low": 0.02}
-    assert content["rows"][4]["settings"]["operator"]["type"] == "Identity"
+    rows = {row["name"]: row for row in content["rows"]}
+    restricted = [rows[name] for name in ("renoised", "trajectory", "renoised_window_only", "denoising_only")]
+    unrestricted = [rows[name] for name in ("renoised_unrestricted", "trajectory_unrestricted")]
+    assert len(rows) == len(restricted) + len(unrestricted)
+    windows = [row["settings"]["window"] for row in restricted]
+    assert all(window == windows[0] for window in windows)
+    for row in unrestricted:
+        assert row["settings"]["window"] == {"high": 3.0, "low": 0.02}
+        assert row["settings"]["lowpass_px"] == 0
+    assert rows["renoised_window_only"]["settings"]["lowpass_px"] == 0 < rows["renoised"]["settings"]["lowpass_px"]
+    assert len({row["passes"] for row in [*restricted, rows["trajectory_unrestricted"]]}) == 1, "unequal cost"
+    assert rows["denoising_only"]["settings"]["operator"]["type"] == "Identity"
     assert content["provenance"]["bundle"] == "klip_ct_phantom"
     assert (tmp_path / "out" / "phantom_study.md").is_file()

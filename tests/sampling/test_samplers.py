@@ -93,6 +93,7 @@ def test_renoise_reports_each_interval_at_fresh_noise_around_the_sample():
     sigmas = [0.4, 0.2, 0.1]
     renoise(posterior, x0, sigmas=sigmas, generator=torch.Generator().manual_seed(0), callback=steps.append)
     assert [(step.sigma, step.sigma_next) for step in steps] == [(0.4, 0.2), (0.2, 0.1)]
+    assert [sigma for _, sigma in seen] == pytest.approx([0.08**0.5, 0.02**0.5]), "not at the geometric middle"
     noises = [(x - x0) / sigma for x, sigma in seen]
     for noise in noises:
         assert float(noise.mean()) == pytest.approx(0, abs=0.05)

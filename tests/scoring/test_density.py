@@ -73,6 +73,33 @@ def test_density_is_the_weighted_sum_of_squared_moves():
     torch.testing.assert_close(density(None, steps()), sum(w * m for w, m in zip(weights, moves, strict=True)))
 
 
+def test_lowpass_leaves_broad_moves_and_takes_out_grain():
+    broad = torch.cos(torch.linspace(0, 2 * torch.pi, 64))[None, None, :, None].expand(1, 1, 64, 64)
+    grain = torch.tensor([1.0, -1.0]).repeat(32).expand(1, 1, 64, 64)
+    inner = (..., slice(8, -8), slice(8, -8))
+    kept = []
+    for move in (broad, grain):
+        plain, lowpassed = KLAccumulator(), KLAccumulator(lowpass_px=1.0)
+        for accumulator in (plain, lowpassed):
+            accumulator(Step(0.4, 0.2, torch.zeros_like(move), move))
+        kept.append(float(lowpassed.density()[inner].sum() / plain.density()[inner].sum()))
+    assert kept[0] == pytest.approx(1, abs=0.03)
+    assert kept[1] < 0.01
+
+
+def test_lowpassed_density_is_the_divergence_weighted_by_spatial_frequency():
+    move = torch.zeros(1, 1, 64, 64)  # zero towards the border, so that the periodic spectrum sees the same convolution
+    move[..., 24:40, 24:40] = noise(1, 1, 16, 16) - 0.5
+    impulse = torch.zeros(1, 1, 64, 64)
+    impulse[..., 32, 32] = 1.0
+    accumulator = KLAccumulator(lowpass_px=1.3)
+    accumulator(Step(0.4, 0.2, torch.zeros_like(move), move))
+    transfer = torch.fft.fft2(smooth(impulse, sigma_px=1.3)).abs()
+    spectrum = torch.fft.fft2(move).abs() * transfer
+    expected = 0.5 * (0.2**-2 - 0.4**-2) * float(spectrum.square().sum()) / 64**2
+    assert float(accumulator.density().sum()) == pytest.approx(expected, rel=1e-4)
+
+
 def test_draws_are_averaged():
     accumulator = KLAccumulator()
     for step in steps() * 3:

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from klip_monai.errors import InputError
+from klip_monai.scoring import ContrastSums, ExpectedDensity, leave_one_out, local_contrast
+
+
+def healthy(pixels: int = 20_000, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Density that grows with contrast: 0.2 + contrast on average."""
+    rng = np.random.default_rng(seed)
+    contrast = np.exp(rng.uniform(np.log(0.012), np.log(0.9), pixels))
+    return (0.2 + contrast) * rng.gamma(4.0, 0.25, pixels), contrast
+
+
+def fitted(**options: int) -> ExpectedDensity:
+    return ExpectedDensity.fit(ContrastSums.of(*healthy(**options)), contrast_px=1.5)
+
+
+def test_contrast_of_a_flat_image_is_nought_and_that_of_noise_its_standard_deviation():
+    flat = torch.full((1, 1, 64, 64), 0.3)
+    noisy = flat + 0.2 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    inner = (..., slice(10, -10), slice(10, -10))
+    assert float(local_contrast(flat, sigma_px=1.5)[inner].max()) < 0.003
+    assert float(local_contrast(noisy, sigma_px=3.0)[inner].mean()) == pytest.approx(0.2, rel=0.05)
+
+
+def test_contrast_at_an_edge_is_half_the_step_and_falls_off_within_the_neighbourhood():
+    edge = torch.where(torch.arange(64) < 32, -0.5, 0.5).expand(1, 1, 64, 64).contiguous()
+    row = local_contrast(edge, sigma_px=1.5)[0, 0, 32]
+    assert float(row[31:33].mean()) == pytest.approx(0.5, rel=0.05)
+    assert float(row[24]) < 0.01
+
+
+def test_the_border_of_the_image_is_no_edge():
+    assert float(local_contrast(torch.full((2, 1, 32, 32), 0.7), sigma_px=1.5).max()) < 0.003
+
+
+def test_expectation_follows_the_healthy_density():
+    contrast = np.array([0.02, 0.05, 0.2, 0.7])
+    np.testing.assert_allclose(fitted().at(contrast), 0.2 + contrast, rtol=0.06)
+
+
+def test_expectation_is_constant_beyond_what_was_seen():
+    expected = fitted()
+    assert expected.at(np.array([1e-4])) == pytest.approx(expected.density[0])
+    assert expected.at(np.array([5.0])) == pytest.approx(expected.density[-1])
+
+
+def test_bins_with_few_pixels_are_interpolated():
+    density, contrast = healthy()
+    gap = (contrast > 0.1) & (contrast < 0.2)
+    keep = ~gap | (np.cumsum(gap) <= 3)
+    density[gap & keep] = 1e3  # three wild pixels
+    expected = ExpectedDensity.fit(ContrastSums.of(density[keep], contrast[keep]), contrast_px=1.5)
+    assert expected.at(np.array([0.15])) == pytest.approx(0.35, rel=0.15)
+
+
+def test_calibrated_healthy_density_is_the_average_at_every_contrast():
+    density, contrast = healthy(seed=1)
+    expected = fitted()
+    calibrated = density * expected.average / expected.at(contrast)
+    for low, high in ((0.012, 0.05), (0.05, 0.2), (0.2, 0.9)):
+        inside = (contrast >= low) & (contrast < high)
+        assert calibrated[inside].mean() == pytest.approx(expected.average, rel=0.05)
+
+
+def test_gain_raises_smooth_tissue_and_lowers_edges():
+    edge = torch.where(torch.arange(64) < 32, -0.7, 0.7).expand(1, 1, 64, 64).contiguous()
+    gain = fitted().gain(edge)
+    assert gain.shape == edge.shape
+    assert gain.dtype == torch.float32
+    assert float(gain[0, 0, 32, 10]) > 1.5 * float(gain[0, 0, 32, 31])
+
+
+def test_sums_of_scans_add_up():
+    (d1, c1), (d2, c2) = healthy(seed=1), healthy(seed=2)
+    both = ContrastSums.of(np.concatenate([d1, d2]), np.concatenate([c1, c2]))
+    added = ContrastSums.of(d1, c1) + ContrastSums.of(d2, c2)
+    np.testing.assert_array_equal(added.pixels, both.pixels)
+    np.testing.assert_allclose(added.nats, both.nats)
+    np.testing.assert_allclose((both - ContrastSums.of(d2, c2)).nats, ContrastSums.of(d1, c1).nats)
+
+
+def test_a_scan_has_no_part_in_its_own_calibration():
+    scans = [healthy(5000, seed=seed) for seed in range(4)]
+    density, contrast = [d for d, _ in scans], [c for _, c in scans]
+    density[2] = 10 * density[2]
+    _, calibrated = leave_one_out(density, contrast, contrast_px=1.5)
+    rest = (0, 1, 3)
+    others = ContrastSums.of(np.concatenate([density[i] for i in rest]), np.concatenate([contrast[i] for i in rest]))
+    alone = ExpectedDensity.fit(others, contrast_px=1.5)
+    np.testing.assert_allclose(calibrated[2], density[2] * alone.average / alone.at(contrast[2]), rtol=1e-9)
+
+
+def test_too_few_pixels_are_refused():
+    with pytest.raises(InputError, match="got 50 in-body pixels, expected 200"):
+        fitted(pixels=50)

@@ -13,11 +13,14 @@ from klip_monai.evaluation.metrics import (
 )
 from klip_monai.evaluation.phantom_study import PhantomStudy, Row, Stratum, StudySlices, run_phantom_study, study_slices
 from klip_monai.evaluation.report import save_study, to_markdown
+from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
 
 __all__ = [
     "Estimate",
     "PhantomStudy",
     "Row",
+    "ScanStudy",
+    "ScoredScan",
     "Stratum",
     "StudySlices",
     "auroc",
@@ -26,6 +29,7 @@ __all__ = [
     "dice",
     "image_level_auroc",
     "run_phantom_study",
+    "run_scan_study",
     "save_study",
     "sensitivity",
     "slice_level_auroc",

@@ -40,6 +40,8 @@ LESION_SEED = 300_000
 """First phantom with a lesion."""
 RADIUS_MM = (4.0, 20.0)
 CONTRAST_HU = (20.0, 80.0)
+SLICE_MM = (4.0, 6.0)
+"""Distance between slices: as in the scans of the ID reference, so that a slice runs through the thick of a lesion."""
 STRATA_MM = ((0.0, 8.0), (8.0, 14.0), (14.0, float("inf")))
 """Equivalent radius of the lesion in its slice: low <= radius < high, mm."""
 
@@ -115,17 +117,24 @@ class Stratum:
 
 @dataclass(frozen=True)
 class PhantomStudy:
-    """Result of :func:`run_phantom_study`: rows, strata of the first row, block side in pixels, patients by seed."""
+    """Result of :func:`run_phantom_study`: rows, strata of the first row, how it was made, patients by seed."""
 
     rows: tuple[Row, ...]
     strata: tuple[Stratum, ...]
+    slice_mm: tuple[float, float]
     block_px: int
     healthy_seeds: tuple[int, ...]
     lesion_seeds: tuple[int, ...]
 
 
 def study_slices(
-    count: int, grid: PriorGrid, *, seed: int, lesion: bool, progress: Progress | None = None
+    count: int,
+    grid: PriorGrid,
+    *,
+    seed: int,
+    lesion: bool,
+    slice_mm: tuple[float, float] = SLICE_MM,
+    progress: Progress | None = None,
 ) -> StudySlices:
     """Make phantom slices, one per patient.
 
@@ -139,6 +148,7 @@ def study_slices(
         grid: slice format.
         seed: first patient.
         lesion: keep the lesion.
+        slice_mm: range of the distance between the slices of a scan.
         progress: shows how many are done.
     """
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]] = []
@@ -146,7 +156,7 @@ def study_slices(
     for patient in itertools.count(seed):
         if len(found) == count:
             break
-        ill = random_scan(patient, lesion=True, radius_mm=RADIUS_MM, contrast_hu=CONTRAST_HU)
+        ill = random_scan(patient, slice_mm=slice_mm, lesion=True, radius_mm=RADIUS_MM, contrast_hu=CONTRAST_HU)
         standard = standard_slices(ill.image, grid)
         masks = resample_mask(ill.lesions, standard.placement) & standard.body
         areas = masks.sum(dim=(1, 2, 3))
@@ -154,7 +164,10 @@ def study_slices(
         if areas[z] == 0:
             continue
         if not lesion:
-            standard, masks = standard_slices(random_scan(patient).image, grid), torch.zeros_like(masks)
+            standard, masks = (
+                standard_slices(random_scan(patient, slice_mm=slice_mm).image, grid),
+                torch.zeros_like(masks),
+            )
         found.append((standard.images[z], masks[z], standard.body[z], patient))
         if progress is not None and task is not None:
             progress.update(task, completed=len(found))
@@ -170,6 +183,7 @@ def run_phantom_study(
     healthy: int = 100,
     lesions: int = 100,
     calibration: int = 100,
+    slice_mm: tuple[float, float] = SLICE_MM,
     block_px: int = 8,
     device: torch.device | str = "cpu",
 ) -> PhantomStudy:
@@ -182,6 +196,7 @@ def run_phantom_study(
         healthy: number of healthy slices, one per patient.
         lesions: number of lesion slices, one per patient.
         calibration: number of further healthy slices, one per patient, that each row's expected density is taken from.
+        slice_mm: range of the distance between the slices of the scans that the slices are taken from.
         block_px: side of the blocks, in pixels.
         device: where to score.
 
@@ -195,9 +210,11 @@ def run_phantom_study(
         )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        well = study_slices(healthy, grid, seed=HEALTHY_SEED, lesion=False, progress=progress)
-        ill = study_slices(lesions, grid, seed=LESION_SEED, lesion=True, progress=progress)
-        null = study_slices(calibration, grid, seed=CALIBRATION_SEED, lesion=False, progress=progress)
+        well = study_slices(healthy, grid, seed=HEALTHY_SEED, lesion=False, slice_mm=slice_mm, progress=progress)
+        ill = study_slices(lesions, grid, seed=LESION_SEED, lesion=True, slice_mm=slice_mm, progress=progress)
+        null = study_slices(
+            calibration, grid, seed=CALIBRATION_SEED, lesion=False, slice_mm=slice_mm, progress=progress
+        )
         images = torch.cat([well.images, ill.images, null.images]).to(device)
         results, strata = [], []
         for name, inferer in rows.items():
@@ -212,7 +229,7 @@ def run_phantom_study(
             results.append(_row(name, inferer, maps, well, ill, seconds=seconds, block_px=block_px))
             if len(results) == 1:
                 strata = _strata(maps.calibrated, well, ill, pixel_mm=grid.pixel_mm)
-    return PhantomStudy(tuple(results), tuple(strata), block_px, well.seeds, ill.seeds)
+    return PhantomStudy(tuple(results), tuple(strata), slice_mm, block_px, well.seeds, ill.seeds)
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM, PhantomStudy, Row, Stratum
+from klip_monai.evaluation.scan_study import LEVEL, ScanStudy
 from klip_monai.io.atomic import publish
 from klip_monai.io.summary import write_summary
 
 
-def to_markdown(study: PhantomStudy) -> str:
-    """The study as two Markdown tables: settings of the inferer, and lesion sizes."""
+def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
+    """The studies as Markdown tables: settings of the inferer, lesion sizes, and whole scans."""
     head = ["setting", "image-level", "slice-level", "plain image-level", "plain slice-level"]
     head += [f"{study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
     sizes = ["radius in the slice", "slices", "image-level", "slice-level", "sensitivity"]
-    radius, contrast = ("-".join(f"{v:g}" for v in pair) for pair in (RADIUS_MM, CONTRAST_HU))
+    ranges = (RADIUS_MM, CONTRAST_HU, study.slice_mm)
+    radius, contrast, distance = ("-".join(f"{v:g}" for v in pair) for pair in ranges)
     return "\n".join(
         [
             "# Phantom study",
             "",
             f"{len(study.healthy_seeds)} healthy and {len(study.lesion_seeds)} lesion slices, one per patient, none of "
-            f"whom trained the prior; liver lesions of {radius} mm radius, {contrast} HU off the liver. Healthy slices "
-            "lie where a lesion would be.",
+            f"whom trained the prior; liver lesions of {radius} mm radius, {contrast} HU off the liver, each in the "
+            f"slice where it is largest, slices {distance} mm apart. Healthy slices lie where a lesion would be.",
             "",
             "Image-level: AUROC over the in-body pixels of a lesion slice, averaged over slices. Slice-level: AUROC of "
             "the in-body maximum, healthy against lesion. Both are of the heat map, calibrated by healthy slices of "
@@ -41,24 +43,51 @@ def to_markdown(study: PhantomStudy) -> str:
             "",
             *_table(sizes, [_size_cells(stratum) for stratum in study.strata]),
             "",
+            *(_scan_lines(scans) if scans else []),
         ]
     )
 
 
-def save_study(study: PhantomStudy, output_dir: str | Path, *, provenance: Mapping[str, Any]) -> None:
+def _scan_lines(scans: ScanStudy) -> list[str]:
+    suspicious = sum(scan.suspicious for scan in scans.healthy) / len(scans.healthy)
+    return [
+        "## Whole scans",
+        "",
+        f"{len(scans.healthy)} healthy scans and {len(scans.lesion)} with one lesion, of {scans.slices} slices, scored "
+        f"as the bundle does and compared with its ID reference. Called: p at most {LEVEL:g}. Localised: the highest "
+        "pixel of the scan lies in the lesion. Suspicious: share of the healthy in-body pixels labelled 1 or 2.",
+        "",
+        *_table(
+            ["healthy called", "lesion called", "localised", "scan-level AUROC", "suspicious"],
+            [
+                [
+                    *map(str, (scans.false_alarms, scans.found, scans.localised, scans.scan_level)),
+                    f"{100 * suspicious:.2g} %",
+                ]
+            ],
+        ),
+        "",
+    ]
+
+
+def save_study(
+    study: PhantomStudy, output_dir: str | Path, *, provenance: Mapping[str, Any], scans: ScanStudy | None = None
+) -> None:
     """Write ``phantom_study.md`` and ``phantom_study.json``, or neither.
 
     Args:
         study: the result.
+        scans: the study of whole scans, if there is one.
         output_dir: folder; made if missing.
         provenance: which bundle and weights were studied, JSON-able.
 
     Raises:
         OutputError: if the folder cannot be written to.
     """
+    content = asdict(study) | {"scans": asdict(scans) if scans else None, "provenance": dict(provenance)}
     with publish(output_dir) as staging:
-        (staging / "phantom_study.md").write_text(to_markdown(study), encoding="utf-8")
-        write_summary(staging / "phantom_study.json", asdict(study) | {"provenance": dict(provenance)})
+        (staging / "phantom_study.md").write_text(to_markdown(study, scans), encoding="utf-8")
+        write_summary(staging / "phantom_study.json", content)
 
 
 def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -92,6 +92,7 @@ def test_report_is_written_as_tables_and_as_strict_json(study, tmp_path):
     content = json.loads((tmp_path / "new" / "phantom_study.json").read_text())
     assert content["rows"][0]["image_level"]["value"] == study.rows[0].image_level.value
     assert content["provenance"] == {"bundle": "toy"}
+    assert content["scans"] is None
 
 
 def test_a_study_without_rows_or_slices_is_refused():
@@ -108,7 +109,15 @@ def test_the_bundle_runs_the_study_with_all_rows(tmp_path):
     overrides = {f"network_def#{name}": value for name, value in tiny.items() if name != "image_shape"}
     overrides |= {"image_shape": [64, 64], "grid#pixel_mm": 6.0, "network_def#attention_levels": [False, False]}
     overrides |= {"weights": str(tmp_path / "tiny.safetensors"), "output_dir": str(tmp_path / "out")}
-    overrides |= {"healthy": 2, "lesions": 2, "calibration": 2, "operator#views": 6, "device": "$torch.device('cpu')"}
+    overrides |= {
+        "healthy": 2,
+        "lesions": 2,
+        "calibration": 2,
+        "scans": 0,
+        "reference": None,
+        "operator#views": 6,
+        "device": "$torch.device('cpu')",
+    }
     workflow = open_workflow(
         find_bundle("klip_ct_phantom"), ["inference.json", "evaluate.json"], kind="inference", **overrides
     )

@@ -1,14 +1,19 @@
-"""Small CT series written with pydicom for the tests of the readers."""
+"""Small CT series written with pydicom for the tests of the readers, and how a path is refused."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from pydicom import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+from klip_monai.errors import InputError
+from klip_monai.io import read_volume
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -92,3 +97,18 @@ def _image(stored: np.ndarray, sop_class: str) -> Dataset:
     ds.PixelData = stored.astype("<u2").tobytes()
     ds["PixelData"].VR = "OW"
     return ds
+
+
+def refusal(path: Path, **options: str) -> str:
+    """The one-line message with which a path is refused."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(InputError) as caught:
+            read_volume(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "expected" in message
+    assert ";" in message
+    assert "Secret" not in message
+    assert "SECRET" not in message
+    return message

@@ -22,12 +22,13 @@ _HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class BundleInfo:
-    """A bundle found on disk: ``name``, ``version``, ``root`` folder and one-line ``description``."""
+    """A bundle found on disk: ``name``, ``version``, ``root`` folder, one-line ``description`` and ``intended_use``."""
 
     name: str
     version: str
     root: Path
     description: str
+    intended_use: str
 
 
 def shipped_bundles() -> list[BundleInfo]:
@@ -48,7 +49,8 @@ def bundle_info(root: Path) -> BundleInfo:
     path = root / "configs" / "metadata.json"
     try:
         content = json.loads(path.read_text())
-        return BundleInfo(root.name, content["version"], root.resolve(), content["description"])
+        words = (str(content[key]) for key in ("description", "intended_use"))
+        return BundleInfo(root.name, str(content["version"]), root.resolve(), *words)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(
             f"bundle {root}: no readable configs/metadata.json ({error}); give the folder of a MONAI bundle"
@@ -121,11 +123,12 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
 
 
 def provenance(root: str | Path, settings: Mapping[str, Any], *, seed: int, device: Any) -> dict[str, Any]:
-    """How scores were made, for the summary: bundle name and version, settings with their key, seed, device."""
+    """How scores were made, for the summary: bundle and what it is meant for, settings with their key, seed, device."""
     info = bundle_info(Path(root).resolve())
     return {
         "bundle": info.name,
         "bundle_version": info.version,
+        "intended_use": info.intended_use,
         "key": settings_key(settings),
         "settings": dict(settings),
         "seed": seed,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from klip_monai.io.summary import write_summary
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
+UNIT = "nats per pixel of the prior's grid, calibrated to average healthy tissue"
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
 
 
@@ -41,9 +42,9 @@ class Case:
 
     Attributes:
         volume: the scan, float32 HU (1, X, Y, Z), from :class:`klip_monai.transforms.LoadSeriesd`.
-        heatmap: nats per pixel of the prior's grid, float32 (1, X, Y, Z).
+        heatmap: calibrated KL density, float32 (1, X, Y, Z), in :data:`UNIT`.
         labels: uint8 (1, X, Y, Z).
-        scan_score: maximum of the heat map on the prior's grid, nats per pixel.
+        scan_score: maximum of the heat map on the prior's grid.
         reference: ID reference of the settings that made the heat map.
         provenance: bundle, weights hash and settings, JSON-able.
     """
@@ -86,7 +87,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).tolist(),
             "affine_ras_mm": affine.tolist(),
         },
-        "unit": "nats per pixel of the prior's grid",
+        "unit": UNIT,
         "scan_score": case.scan_score,
         "p_value": reference.p_value(case.scan_score),
         "worst": {
@@ -105,10 +106,22 @@ def summarize(case: Case) -> dict[str, Any]:
             "slices_per_healthy_scan": reference.slices,
             "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],
             "description": reference.description,
+            "calibration": asdict(reference.expected),
         },
+        "remarks": remarks(values.shape[2], reference),
         "provenance": dict(case.provenance),
         "versions": {"klip_monai": __version__} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
     }
+
+
+def remarks(slices: int, reference: IDReference) -> list[str]:
+    """What a reader of the p-value has to know, in sentences; none for a scan like those of the reference."""
+    if slices <= 1.5 * reference.slices:
+        return []
+    return [
+        f"p-value: got {slices} slices, the reference's healthy scans have {reference.slices}. The highest of more "
+        "slices is higher by chance, so p is too small; calibrate with scans of this length."
+    ]
 
 
 def save_case(case: Case, output_dir: str | Path) -> dict[str, Any]:
@@ -162,4 +175,5 @@ def _headlines(summary: Mapping[str, Any]) -> list[str]:
         f"against {thresholds['healthy_scans']} healthy scans "
         f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
         f"Prior {provenance['bundle']} {provenance['bundle_version']}",
+        *summary["remarks"],
     ]

@@ -201,10 +201,14 @@ def _progress() -> Progress:
 
 def _print_result(summary: dict[str, Any], source: Path) -> None:
     thresholds, files, volumes = summary["thresholds"], summary["files"], summary["volume_ml"]
+    provenance = summary["provenance"]
     position = ", ".join(f"{v:.0f}" for v in summary["worst"]["ras_mm"])
     rows = Table.grid(padding=(0, 2))
-    rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit']}")
+    rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
+    rows.add_row("scan score", f"{summary['scan_score']:.3g} nats per pixel, calibrated")
     rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy_scans']} healthy scans")
+    for remark in summary["remarks"]:
+        rows.add_row("", f"[yellow]{remark}[/yellow]")
     for name, volume in volumes.items():
         rows.add_row(name.lower(), f"{volume:.1f} ml")
     rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")

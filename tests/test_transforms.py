@@ -11,7 +11,7 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd
 
 from klip_monai.calibration import MIN_SCANS, calibrate
-from klip_monai.case import file_names
+from klip_monai.case import file_names, remarks
 from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import make_operator
@@ -30,7 +30,7 @@ from klip_monai.transforms import (
 )
 
 GRID = PriorGrid((32, 32), 12.0)
-PROVENANCE = {"bundle": "test", "bundle_version": "0.0.0"}
+PROVENANCE = {"bundle": "test", "bundle_version": "0.0.0", "intended_use": "Tests only."}
 
 
 class Prior(torch.nn.Module):
@@ -127,6 +127,13 @@ def test_a_case_is_written_whole(small_ct, inferer, reference, tmp_path):
     assert summary["p_value"] == reference.p_value(summary["scan_score"])
     assert summary["source"]["series_uid"] is None
     assert summary["timings_s"]["score"] > 0
+    assert summary["remarks"] == []
+
+
+def test_a_scan_much_longer_than_the_healthy_ones_is_remarked_upon(reference):
+    assert remarks(6, reference) == []
+    (remark,) = remarks(7, reference)
+    assert "got 7 slices, the reference's healthy scans have 4" in remark
 
 
 def test_an_output_that_cannot_be_written_is_refused_when_built(reference, tmp_path):

@@ -25,11 +25,11 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 def write_heatmap(
     path: str | Path, heatmap: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor
 ) -> Path:
-    """Write the KL density on the source grid as float32 NIfTI.
+    """Write the heat map on the source grid as float32 NIfTI.
 
     Args:
         path: file to write, ending in `.nii.gz`.
-        heatmap: (X, Y, Z), nats per voxel, finite everywhere.
+        heatmap: (X, Y, Z), nats per pixel, finite everywhere.
         affine: (4, 4) voxel-to-RAS matrix in mm of the source series.
 
     Returns:
@@ -39,7 +39,7 @@ def write_heatmap(
         InputError: a wrong suffix, shape, affine, or a voxel that is not finite.
     """
     return _write_nifti(
-        path, as_finite_volume("heatmap", heatmap), as_affine(affine), description="KL density, nats/voxel"
+        path, as_finite_volume("heatmap", heatmap), as_affine(affine), description="calibrated KL density, nats/pixel"
     )
 
 

@@ -45,14 +45,14 @@ def write_preview(
     scale: tuple[float, float],
     thresholds: tuple[float, float],
     lines: Sequence[str] = (),
-    unit: str = "nats per voxel",
+    unit: str = "nats per pixel",
 ) -> Path:
     """Draw the three worst axial slices and the coronal and sagittal reformats through the worst voxel.
 
     Args:
         path: PNG file to write.
         volume_hu: (X, Y, Z) HU; shown at window 400, level 40.
-        heatmap: (X, Y, Z), nats per voxel.
+        heatmap: (X, Y, Z), nats per pixel.
         labels: (X, Y, Z), 0 background, 1 suspicious, 2 strongly suspicious.
         affine: (4, 4) voxel-to-RAS matrix in mm.
         title: heading; must not identify the patient.
@@ -257,7 +257,7 @@ def _draw_side(
     bar.tick_params(colors=_MUTED, labelsize=10)
     for spine in bar.spines.values():
         spine.set_visible(False)
-    figure.text(0.69, 0.445, f"KL density, {unit}", color=_TEXT, fontsize=12.5, weight="bold", va="center")
+    figure.text(0.69, 0.445, f"Calibrated KL density, {unit}", color=_TEXT, fontsize=12.5, weight="bold", va="center")
     wrapped = [(colour, part) for colour, line in text for part in textwrap.wrap(line, 54, subsequent_indent="   ")]
     pitch = min(0.0275, 0.27 / max(len(wrapped), 1))
     for number, (colour, line) in enumerate(wrapped):

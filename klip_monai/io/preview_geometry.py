@@ -32,7 +32,7 @@ class SliceView:
         plane: closest anatomical plane.
         index: slice number along the plane's normal, counted towards patient right, anterior or superior.
         ct: (rows, columns) HU.
-        heatmap: (rows, columns) nats per voxel.
+        heatmap: (rows, columns) nats per pixel.
         labels: (rows, columns) 0, 1 or 2.
         spacing: (row, column) distance in mm.
         edges: letters at the left, right, top and bottom of the picture.
@@ -54,7 +54,7 @@ class PreviewScan:
 
     Args:
         ct: (X, Y, Z) HU.
-        heatmap: (X, Y, Z) nats per voxel.
+        heatmap: (X, Y, Z) nats per pixel.
         labels: (X, Y, Z) 0, 1 or 2.
         affine: (4, 4) voxel-to-RAS matrix in mm.
     """

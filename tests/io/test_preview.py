@@ -34,7 +34,7 @@ def draw(path: Path, *, affine: np.ndarray = AFFINE, **changes: Any) -> np.ndarr
         title="Synthetic",
         scale=scale,
         thresholds=(0.03, 0.06),
-        lines=["Scan score 0.1 nats per voxel"],
+        lines=["Scan score 0.1 nats per pixel"],
     )
     return imread(path)[..., :3]
 

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
-from ct_files import sample_hu
+from ct_files import refusal, sample_hu
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.io.read import safe_name
 
@@ -55,16 +54,6 @@ def itk_image(values: np.ndarray, affine: np.ndarray) -> sitk.Image:
     image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     return image
-
-
-def refusal(path: Path, **options: str) -> str:
-    with pytest.raises(InputError) as caught:
-        read_volume(path, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert "expected" in message
-    assert ";" in message
-    return message
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"])

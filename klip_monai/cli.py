@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -57,13 +58,17 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
-BundleOption = Annotated[str | None, typer.Option(help="Name of a shipped bundle, or a bundle's folder.")]
-OperatorOption = Annotated[Operator | None, typer.Option(help="How each slice is measured.  [default: the bundle's]")]
-ViewsOption = Annotated[int | None, typer.Option(min=1, help="Number of views.  [default: the bundle's]")]
-AngleOption = Annotated[
-    float | None, typer.Option(help="Range of the views in degrees.  [default: 180, or 120 for limited_angle]")
+BundleOption = Annotated[
+    str | None, typer.Option(help="Name of a shipped bundle, or a bundle's folder.  \\[default: klip_ct_phantom]")
 ]
-EstimatorOption = Annotated[Estimator | None, typer.Option(help="How the expectation is taken.")]
+OperatorOption = Annotated[Operator | None, typer.Option(help="How each slice is measured.  \\[default: the bundle's]")]
+ViewsOption = Annotated[int | None, typer.Option(min=1, help="Number of views.  \\[default: the bundle's]")]
+AngleOption = Annotated[
+    float | None, typer.Option(help="Range of the views in degrees.  \\[default: 180, or 120 for limited_angle]")
+]
+EstimatorOption = Annotated[
+    Estimator | None, typer.Option(help="How the expectation is taken.  \\[default: the bundle's]")
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
 SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]
 
@@ -133,7 +138,7 @@ def calibrate(
     angle_range: AngleOption = None,
     estimator: EstimatorOption = None,
     device: DeviceOption = Device.auto,
-    output: Annotated[Path | None, typer.Option(help="JSON file.  [default: among the bundle's references]")] = None,
+    output: Annotated[Path | None, typer.Option(help="JSON file.  \\[default: among the bundle's references]")] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Make an ID reference: thresholds and p-values for a bundle under given options, from healthy scans."""
@@ -213,11 +218,11 @@ def _print_result(summary: dict[str, Any], source: Path) -> None:
         rows.add_row(name.lower(), f"{volume:.1f} ml")
     rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")
     for kind, file in files.items():
-        rows.add_row(kind, str(file))
+        rows.add_row(kind, escape(str(file)))
     rows.add_row("", "")
-    rows.add_row("in 3D Slicer", f"File > Add Data: {source}, then {Path(files['segmentation']).name}")
-    rows.add_row("", "and, as the foreground volume with a colour map, " + Path(files["heatmap"]).name)
-    out.print(Panel(rows, title=summary["name"], subtitle=summary["notice"], expand=False))
+    rows.add_row("in 3D Slicer", escape(f"File > Add Data: {source}, then {Path(files['segmentation']).name}"))
+    rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))
+    out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
 
 
 def _user_error(error: BaseException) -> KlipError | None:
@@ -245,9 +250,13 @@ def main() -> None:
     except Exception as error:
         known = _user_error(error)
         if known is None:
-            err.print(f"[red]internal error[/red] {type(error).__name__}: {error}", soft_wrap=True, highlight=False)
+            err.print(
+                f"[red]internal error[/red] {type(error).__name__}: {escape(str(error))}",
+                soft_wrap=True,
+                highlight=False,
+            )
             sys.exit(1)
-        err.print(f"[red]error[/red] {known}", soft_wrap=True, highlight=False)
+        err.print(f"[red]error[/red] {escape(str(known))}", soft_wrap=True, highlight=False)
         sys.exit(2)
 
 

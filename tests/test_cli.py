@@ -169,3 +169,13 @@ def test_importing_the_package_is_light():
     code = "import sys, klip_monai; print([m for m in ('torch', 'astra', 'highdicom', 'monai') if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_help_names_what_is_taken_by_default():
+    shown = " ".join(klip_monai("score", "--help").stdout.replace("│", " ").split())
+    assert "[default: klip_ct_phantom]" in shown
+    assert shown.count("[default: the bundle's]") == 3
+
+
+def test_square_brackets_in_a_path_are_not_taken_for_markup(tmp_path):
+    assert_refused(klip_monai("score", tmp_path / "no[such]scan.nii", "--output", tmp_path / "out"), "no[such]scan.nii")

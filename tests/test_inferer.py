@@ -180,7 +180,7 @@ def test_smoothing_is_applied_to_the_density():
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_tap_receives_the_steps_that_the_density_is_made_of(estimator):
     steps: list[Step] = []
-    one, generator = inferer(estimator=estimator, samples=2), torch.Generator().manual_seed(0)
+    one, generator = inferer(estimator=estimator, samples=2, lowpass_px=0), torch.Generator().manual_seed(0)
     density = one.density(slices(2), GaussianDenoiser(std=0.5), generator=generator, tap=steps.append)
     weighted = sum(
         one.window.weight(step.sigma, step.sigma_next) * (step.denoised_posterior - step.denoised_prior) ** 2
@@ -217,7 +217,7 @@ def test_a_wide_window_gives_the_closed_form_nats_of_a_lesion():
     s, sy, shift = 0.4, 0.3, 1.2
     image = torch.zeros(40, 1, *SHAPE)
     image[:, :, 4:10, 4:10] = shift
-    options = {"noise_std": sy, "data_std": s, "cg_iterations": 2, "smoothing_px": 0.0, "batch_size": 40}
+    options = {"noise_std": sy, "data_std": s, "cg_iterations": 2, "lowpass_px": 0.0, "smoothing_px": 0.0}
     one = KLIPInferer(
         Identity(SHAPE),
         window=(40.0, 0.005),
@@ -225,6 +225,7 @@ def test_a_wide_window_gives_the_closed_form_nats_of_a_lesion():
         sampler_levels=100,
         sigma_max=20.0,
         sigma_min=0.005,
+        batch_size=40,
         **options,
     )
     density = one(image, GaussianDenoiser(std=s)).mean(dim=(0, 1))

@@ -36,8 +36,9 @@ def posterior_sample(
         sigmas: descending noise levels, the last one positive; a final step goes to 0.
         generator: source of all randomness.
         churn: amount of fresh noise, 0 to 1.
-        callback: receives a :class:`Step` for each level but the last (which has no lower level to integrate to),
-            denoised at its upper end.
+        callback: receives a :class:`Step` for each level, standing for the interval between the geometric middles to
+            its neighbours (the first one's begins, the last one's ends at the level itself), which makes the error of
+            the KL sum second order in the spacing.
 
     Returns:
         Posterior sample x0, float32 (B, 1, H, W).
@@ -45,10 +46,11 @@ def posterior_sample(
     Raises:
         ValueError: if there are no noise levels.
     """
-    for sigma, sigma_next in pairwise([*sigmas, 0.0]):
+    edges = [*sigmas[:1], *((a * b) ** 0.5 for a, b in pairwise(sigmas)), *sigmas[-1:]]
+    for (sigma, sigma_next), (upper, lower) in zip(pairwise([*sigmas, 0.0]), pairwise(edges), strict=True):
         denoised, denoised_posterior = posterior(x, sigma)
-        if callback is not None and sigma_next > 0:
-            callback(Step(sigma, sigma_next, denoised, denoised_posterior))
+        if callback is not None and lower < upper:
+            callback(Step(upper, lower, denoised, denoised_posterior))
         if sigma_next == 0:
             return denoised_posterior
         eta = churn * (1 - (sigma_next / sigma) ** 2) ** 0.5
@@ -73,8 +75,7 @@ def renoise(
     Args:
         posterior: (x, sigma) to (D, D_y).
         x0: posterior samples, float32 (B, 1, H, W).
-        sigmas: K + 1 descending levels: the edges of K intervals. Each is evaluated at its geometric middle, which
-            makes the error of the KL sum second order in the spacing (the upper edge overestimates by ln of the ratio).
+        sigmas: K + 1 descending levels: the edges of K intervals, each evaluated at its geometric middle.
         generator: source of all randomness.
         callback: receives a :class:`Step` for each interval.
     """

@@ -65,23 +65,11 @@ class GaussianCase:
         return sigma * standard_normal(torch.empty(batch, 1, *self.operator.image_shape), generator)
 
 
-def spacing(levels: int, *, sigma_max: float, sigma_min: float) -> float:
-    """Step in ln(sigma) between log-spaced levels."""
-    return math.log(sigma_max / sigma_min) / (levels - 1)
+def relative_excess(levels: int, *, sigma_max: float, sigma_min: float) -> float:
+    """Relative excess of the KL sum over log-spaced levels, each interval evaluated at its geometric middle.
 
-
-def upper_edge_excess(step: float) -> float:
-    """First-order relative excess of the KL sum when each interval is denoised at its upper edge.
-
-    Over all noise levels the mean of d ln E||D_y - D||^2 / d ln sigma is 2 (by parts), so a ``step`` in ln sigma
-    overestimates by itself.
+    For a step h in ln(sigma) the weight 1/2 (1/sigma'^2 - 1/sigma^2) is sinh(h) / middle^2; the exact integrand's is
+    h / middle^2.
     """
-    return step
-
-
-def middle_excess(step: float) -> float:
-    """Relative excess when each interval is denoised at its geometric middle.
-
-    The weight 1/2 (1/sigma'^2 - 1/sigma^2) is sinh(step) / middle^2, the exact integrand's is step / middle^2.
-    """
+    step = math.log(sigma_max / sigma_min) / (levels - 1)
     return math.sinh(step) / step - 1

@@ -59,10 +59,13 @@ def test_the_given_generator_is_the_only_source_of_randomness(case):
     assert torch.equal(first, run(case))
 
 
-def test_every_level_but_the_last_is_reported_in_order(case):
+def test_every_level_is_reported_within_an_interval_and_the_intervals_join_up(case):
     steps: list[Step] = []
     result = run(case, callback=steps.append)
-    assert [(step.sigma, step.sigma_next) for step in steps] == list(pairwise(LEVELS))
+    assert len(steps) == len(LEVELS)
+    assert (steps[0].sigma, steps[-1].sigma_next) == (LEVELS[0], LEVELS[-1])
+    assert all(a.sigma_next == b.sigma for a, b in pairwise(steps))
+    assert all(step.sigma >= level >= step.sigma_next for step, level in zip(steps, LEVELS, strict=True))
     for step in steps:
         assert step.denoised_prior.shape == step.denoised_posterior.shape == result.shape == (4, 1, 6, 6)
     assert torch.equal(result, run(case)), "a callback must not change the sample"

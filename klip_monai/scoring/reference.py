@@ -14,7 +14,7 @@ import numpy as np
 from klip_monai.errors import BundleError
 from klip_monai.scoring.expected import ExpectedDensity, Values, leave_one_out
 
-CONTRAST_PX = 1.5
+CONTRAST_PX = 2.0
 """Neighbourhood of the local contrast that an ID reference calibrates by, in pixels of the prior's grid."""
 
 

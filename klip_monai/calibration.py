@@ -18,6 +18,9 @@ from klip_monai.transforms import KLIPScore
 REFERENCE_SEED = 50_000
 """First phantom of an ID reference; training, validation and evaluation use other seeds."""
 
+SLICE_MM = (4.0, 6.0)
+"""Range of the distance between the slices of a phantom scan."""
+
 MIN_SCANS = 19
 """With n healthy scans the smallest p-value is 1 / (1 + n)."""
 
@@ -25,7 +28,7 @@ MIN_SCANS = 19
 def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Iterator[MetaTensor]:
     """Healthy phantom scans, slices 4 to 6 mm apart: float32 HU (1, X, Y, ``slices``)."""
     for patient in range(seed, seed + count):
-        yield random_scan(patient, slices=slices, slice_mm=(4.0, 6.0)).image
+        yield random_scan(patient, slices=slices, slice_mm=SLICE_MM).image
 
 
 def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:

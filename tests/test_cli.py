@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
+from klip_monai.bundle import DEFAULT_BUNDLE
 from klip_monai.case import file_names
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
@@ -173,7 +174,7 @@ def test_importing_the_package_is_light():
 
 def test_help_names_what_is_taken_by_default():
     shown = " ".join(klip_monai("score", "--help").stdout.replace("│", " ").split())
-    assert "[default: klip_ct_phantom]" in shown
+    assert f"[default: {DEFAULT_BUNDLE}]" in shown
     assert shown.count("[default: the bundle's]") == 3
 
 

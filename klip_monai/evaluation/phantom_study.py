@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
 from klip_monai.evaluation.metrics import (
     Estimate,
@@ -40,8 +41,6 @@ LESION_SEED = 300_000
 """First phantom with a lesion."""
 RADIUS_MM = (4.0, 20.0)
 CONTRAST_HU = (20.0, 80.0)
-SLICE_MM = (4.0, 6.0)
-"""Distance between slices: as in the scans of the ID reference, so that a slice runs through the thick of a lesion."""
 STRATA_MM = ((0.0, 8.0), (8.0, 14.0), (14.0, float("inf")))
 """Equivalent radius of the lesion in its slice: low <= radius < high, mm."""
 
@@ -148,7 +147,8 @@ def study_slices(
         grid: slice format.
         seed: first patient.
         lesion: keep the lesion.
-        slice_mm: range of the distance between the slices of a scan.
+        slice_mm: range of the distance between the slices of a scan; by default that of the ID reference's phantoms, so
+            that a slice runs through the thick of a lesion.
         progress: shows how many are done.
     """
     found: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, int]] = []
@@ -164,10 +164,8 @@ def study_slices(
         if areas[z] == 0:
             continue
         if not lesion:
-            standard, masks = (
-                standard_slices(random_scan(patient, slice_mm=slice_mm).image, grid),
-                torch.zeros_like(masks),
-            )
+            standard = standard_slices(random_scan(patient, slice_mm=slice_mm).image, grid)
+            masks = torch.zeros_like(masks)
         found.append((standard.images[z], masks[z], standard.body[z], patient))
         if progress is not None and task is not None:
             progress.update(task, completed=len(found))
@@ -219,8 +217,8 @@ def run_phantom_study(
         results, strata = [], []
         for name, inferer in rows.items():
             density, seconds = _score(network, inferer, images, progress=progress, name=name)
-            density, healthy_density = density[: -len(null.seeds)], density[-len(null.seeds) :]
-            expected = _expected(smooth(healthy_density, sigma_px=inferer.smoothing_px), null)
+            density, null_density = density[: -len(null.seeds)], density[-len(null.seeds) :]
+            expected = _expected(smooth(null_density, sigma_px=inferer.smoothing_px), null)
             maps = _Maps(
                 density=density,
                 plain=smooth(density, sigma_px=inferer.smoothing_px),

@@ -9,9 +9,10 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
+from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
 from klip_monai.evaluation.metrics import Estimate, bootstrap, slice_level_auroc
-from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM, SLICE_MM
+from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM
 from klip_monai.phantom import random_scan
 from klip_monai.scoring import IDReference
 from klip_monai.standard import resample_mask, standard_slices
@@ -84,7 +85,10 @@ def run_scan_study(score: KLIPScore, *, scans: int, slices: int = 24) -> ScanStu
     if scans == 0:
         return None
     if score.reference is None or scans < 2:
-        raise InputError(f"scan study: got {scans} scans and reference {score.reference}, expected two scans and one")
+        raise InputError(
+            f"scan study: got {scans} scans and {'an' if score.reference else 'no'} ID reference, expected at least 2 "
+            "scans and a reference; make one with `klip-monai calibrate`"
+        )
     healthy, lesion = (
         tuple(
             _scored(score, score.reference, seed=patient, slices=slices, lesion=seed == LESION_SCAN_SEED)

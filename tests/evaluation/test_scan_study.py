@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
 from klip_monai.evaluation import run_scan_study, scan_study
-from klip_monai.evaluation.phantom_study import SLICE_MM
 from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
@@ -61,5 +61,5 @@ def test_shares_are_those_of_the_p_values(study):
 def test_no_scans_make_no_study_and_a_reference_is_needed():
     score = KLIPScore(GaussianDenoiser(), KLIPInferer(Identity((32, 32))), grid=PriorGrid((32, 32)))
     assert run_scan_study(score, scans=0) is None
-    with pytest.raises(InputError, match="got 2 scans and reference None"):
+    with pytest.raises(InputError, match="got 2 scans and no ID reference"):
         run_scan_study(score, scans=2)

@@ -78,7 +78,8 @@ def spectral_norm(
 
     The starting vector is positive, so for an A without negative entries (every projector) it overlaps the leading
     singular vector (Perron-Frobenius). The Rayleigh quotient never decreases; the iteration stops when one step raises
-    it by less than tolerance / 1000 of itself.
+    it by less than tolerance^2 of itself. With a relative gap g between the two largest eigenvalues a step closes about
+    2 g of the error e, and e is at most g, so then e <= min(g, tolerance^2 / 2 g) < tolerance however small the gap.
 
     Args:
         normal: x -> AᵀA x.
@@ -105,7 +106,7 @@ def spectral_norm(
         if not math.isfinite(eigenvalue) or eigenvalue <= 0:
             raise InputError(f"operator: spectral norm squared came out as {eigenvalue}, expected a positive number")
         x = image / image.norm()
-        if eigenvalue - previous <= 1e-3 * tolerance * eigenvalue:
+        if eigenvalue - previous <= tolerance**2 * eigenvalue:
             break
     return math.sqrt(eigenvalue)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse.linalg
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from klip_monai.errors import InputError
@@ -52,8 +52,15 @@ def test_adjoint_is_exact_for_every_geometry(geometry, kernel):
     assert adjointness(operator, torch.float32) < 1e-5
 
 
+# Two nearly equal singular values: the iteration once stopped 1.03e-4 short.
+NEARLY_DEGENERATE = ParallelBeam(
+    image_shape=(1, 3), pixel_mm=1.0, views=1, angle_range=5.0, start_angle=1.0, detectors=5, detector_pitch_mm=1.0
+)
+
+
 @settings(max_examples=30, deadline=None)
 @given(geometries, kernels)
+@example(NEARLY_DEGENERATE, "linear")
 def test_spectral_norm_is_one_for_every_geometry(geometry, kernel):
     operator = Tomography(geometry, kernel=kernel)
     pixels = geometry.image_shape[0] * geometry.image_shape[1]

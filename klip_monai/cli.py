@@ -175,6 +175,50 @@ def calibrate(
     )
 
 
+@app.command()
+def prepare(
+    archive: Annotated[
+        Path,
+        typer.Argument(help="Folder of healthy scans, one entry a patient; or of 8-bit slices with a manifest.csv."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the slice set.")],
+    bundle: BundleOption = None,
+    held_out: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of the scans kept for validation (a manifest says itself).")
+    ] = 0.1,
+    clipped: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=HU", help="A source that kept nothing below HU.")
+    ] = None,
+    pixel_mm: Annotated[float, typer.Option(help="Pixel size of 8-bit slices whose manifest has none.")] = 1.5,
+) -> None:
+    """Make a training set: standard slices of healthy scans, in a bundle's slice format."""
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
+    from klip_monai.training import picture_groups, scan_groups, write_slice_set
+
+    if not archive.is_dir():
+        raise InputError(f"archive: got {str(archive)!r}, expected a folder of healthy scans")
+    workflow = _open(find_bundle(bundle or DEFAULT_BUNDLE))
+    manifest = archive / "manifest.csv"
+    if manifest.exists():
+        groups = picture_groups(manifest, clipped=dict(map(_source_and_hu, clipped or [])), pixel_mm=pixel_mm)
+    else:
+        groups = scan_groups(archive, held_out=held_out)
+    with _progress() as bar:
+        tracked = bar.track(groups, description="groups")
+        refused = write_slice_set(tracked, output, grid=workflow.parser.get_parsed_content("grid"))
+    for reason in refused:
+        err.print(f"[yellow]left out[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
+    out.print(f"{output}: {len(groups) - len(refused)} of {len(groups)} groups; train with `klip-monai train {output}`")
+
+
+def _source_and_hu(text: str) -> tuple[str, float]:
+    source, _, hu = text.partition("=")
+    try:
+        return source, float(hu)
+    except ValueError:
+        raise InputError(f"--clipped: got {text!r}, expected SOURCE=HU, such as pancreas=0") from None
+
+
 def _overrides(
     operator: Operator | None, views: int | None, angle_range: float | None, estimator: Estimator | None, device: Device
 ) -> dict[str, Any]:

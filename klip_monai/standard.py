@@ -21,7 +21,7 @@ from scipy import ndimage
 from klip_monai.errors import InputError
 
 AIR_HU = -1000.0
-_BODY_HU = -300.0
+_FAT_HU = -100.0
 _CHUNK = 16  # slices resampled at a time: bounds the memory of a long scan
 
 
@@ -33,11 +33,14 @@ class PriorGrid:
         image_shape: (H, W) pixels; H runs anterior to posterior, W from the patient's right to left.
         pixel_mm: pixel spacing in mm, both ways.
         hu_window: HU mapped to -1 and +1; values beyond are clipped.
+        body_hu: HU above which a pixel can belong to the body; between air and fat. Within the window, slices that
+            were stored in the window (8-bit pictures) and whole scans are outlined alike.
     """
 
     image_shape: tuple[int, int] = (128, 128)
     pixel_mm: float = 3.0
     hu_window: tuple[float, float] = (-160.0, 240.0)
+    body_hu: float = -300.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_shape", tuple(int(n) for n in self.image_shape))
@@ -48,6 +51,8 @@ class PriorGrid:
             raise ValueError(f"pixel_mm: got {self.pixel_mm}, expected a positive number of mm")
         if not self.hu_window[0] < self.hu_window[1]:
             raise ValueError(f"hu_window: got {self.hu_window}, expected (low, high) in HU")
+        if not AIR_HU < self.body_hu < _FAT_HU:
+            raise ValueError(f"body_hu: got {self.body_hu}, expected HU between air ({AIR_HU:g}) and fat ({_FAT_HU:g})")
 
     def describe(self) -> dict[str, Any]:
         """JSON-able description."""
@@ -122,11 +127,11 @@ def _oriented(volume: torch.Tensor, orientation: NDArray[np.float64]) -> NDArray
     return np.asarray(nio.apply_orientation(volume.numpy(), orientation))
 
 
-def _tissue_centre(oriented: NDArray[np.float32]) -> tuple[float, float]:
+def _tissue_centre(oriented: NDArray[np.float32], *, body_hu: float) -> tuple[float, float]:
     """Centre of mass (row, column) of everything denser than air; the middle of the image if there is nothing."""
     rows, columns = np.zeros(oriented.shape[0]), np.zeros(oriented.shape[1])
     for z in range(oriented.shape[2]):
-        tissue = oriented[:, :, z] > _BODY_HU
+        tissue = oriented[:, :, z] > body_hu
         rows += tissue.sum(axis=1)
         columns += tissue.sum(axis=0)
     return tuple(  # type: ignore[return-value]
@@ -134,16 +139,17 @@ def _tissue_centre(oriented: NDArray[np.float32]) -> tuple[float, float]:
     )
 
 
-def body_mask(images_hu: torch.Tensor) -> torch.Tensor:
+def body_mask(images_hu: torch.Tensor, *, body_hu: float) -> torch.Tensor:
     """The body: largest part denser than air in each slice, without the table, with lungs and bowel gas filled in.
 
     Args:
         images_hu: float (Z, 1, H, W), HU.
+        body_hu: HU above which a pixel can belong to the body.
 
     Returns:
         bool (Z, 1, H, W).
     """
-    tissue = images_hu.numpy()[:, 0] > _BODY_HU
+    tissue = images_hu.numpy()[:, 0] > body_hu
     mask = np.zeros_like(tissue)
     cross = ndimage.generate_binary_structure(2, 1)
     for z, plane in enumerate(tissue):
@@ -179,16 +185,16 @@ def standard_slices(volume: MetaTensor, grid: PriorGrid) -> StandardSlices:
     shape = (int(volume.shape[1]), int(volume.shape[2]), int(volume.shape[3]))
     unplaced = Placement(grid, shape, affine, (0.0, 0.0))
     source = _oriented(volume.as_tensor()[0].cpu().float(), unplaced.orientation)
-    placement = Placement(grid, shape, affine, _tissue_centre(source))
+    placement = Placement(grid, shape, affine, _tissue_centre(source, body_hu=grid.body_hu))
     rows, columns = _source_to_grid(placement, source.shape)
     images = torch.empty(source.shape[2], 1, *grid.image_shape)
     for lo in range(0, source.shape[2], _CHUNK):
         block = torch.from_numpy(np.ascontiguousarray(source[:, :, lo : lo + _CHUNK].transpose(2, 0, 1)))
         images[lo : lo + _CHUNK, 0] = rows @ (block - AIR_HU) @ columns.T + AIR_HU
-    body = body_mask(images)
+    body = body_mask(images, body_hu=grid.body_hu)
     if not bool(body.any()):
         raise InputError(
-            f"volume: nothing denser than {_BODY_HU:g} HU was found (maximum {float(volume.max()):g}); "
+            f"volume: nothing denser than {grid.body_hu:g} HU was found (maximum {float(volume.max()):g}); "
             "expected a CT of the body in HU"
         )
     low, high = grid.hu_window

@@ -230,13 +230,29 @@ def test_body_mask_does_not_follow_a_thin_bridge_to_the_table():
 def test_body_mask_keeps_the_edge_of_the_body():
     images = torch.full((1, 1, 20, 20), -1000.0)
     images[0, 0, 4:16, 5:15] = 40.0
-    assert torch.equal(body_mask(images)[0, 0], images[0, 0] > -300)
+    assert torch.equal(body_mask(images, body_hu=-300)[0, 0], images[0, 0] > -300)
+
+
+def test_a_slice_stored_in_the_window_is_outlined_like_the_whole_scan():
+    hu, x, y, affine = cylinder()
+    hu[np.hypot(x, y) > 54] = np.where(np.hypot(x, y)[np.hypot(x, y) > 54] < 60, -100.0, -1000.0)  # fat, then air
+    grid = PriorGrid((64, 64), 3.0, body_hu=-140.0)
+    whole = standard_slices(volume(hu, affine), grid)
+    windowed = standard_slices(volume(np.clip(hu, -160, 240), affine), grid)
+    differs = (whole.body != windowed.body).float().sum() / whole.body.float().sum()
+    assert float(differs) < 0.03, "partial volume at the skin only"
+    assert bool(windowed.body[resample_mask(np.hypot(x, y) < 58, windowed.placement)].all())
+
+
+def test_a_body_threshold_above_fat_is_refused():
+    with pytest.raises(ValueError, match=r"body_hu: got -90.* expected HU between air \(-1000\) and fat \(-100\)"):
+        PriorGrid(body_hu=-90.0)
 
 
 def test_slices_of_air_have_no_body():
     images = torch.full((2, 1, 16, 16), -1000.0)
     images[1, 0, 4:12, 4:12] = 0.0
-    body = body_mask(images)
+    body = body_mask(images, body_hu=-300)
     assert not body[0].any()
     assert int(body[1].sum()) == 64
 
@@ -338,7 +354,7 @@ def test_grid_describes_itself_in_json_and_takes_lists():
     grid = PriorGrid([64, 48], 2.5, [-200, 300])  # type: ignore[arg-type]
     assert grid == PriorGrid((64, 48), 2.5, (-200.0, 300.0))
     described = json.loads(json.dumps(grid.describe()))
-    assert described == {"image_shape": [64, 48], "pixel_mm": 2.5, "hu_window": [-200.0, 300.0]}
+    assert described == {"image_shape": [64, 48], "pixel_mm": 2.5, "hu_window": [-200.0, 300.0], "body_hu": -300.0}
     assert PriorGrid(**described) == grid
 
 

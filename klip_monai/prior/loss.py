@@ -24,6 +24,8 @@ def loss_weight(sigma: torch.Tensor, sigma_data: float) -> torch.Tensor:
 class EDMLoss(nn.Module):
     """Mean over pixels and slices of lambda(sigma) (D - x0)^2; 1 for a network that outputs zeros on zero-mean data.
 
+    Pixels of weight 0 add nothing, and every other pixel counts the same in whichever slice it lies.
+
     Args:
         sigma_data: standard deviation of the clean slices; the same as the denoiser's.
     """
@@ -37,7 +39,8 @@ class EDMLoss(nn.Module):
 
         Args:
             denoised: the denoiser's output (B, 1, H, W).
-            target: ``image``, the clean slices (B, 1, H, W), and ``sigma``, their noise levels (B,).
+            target: ``image``, the clean slices (B, 1, H, W), ``sigma``, their noise levels (B,), and optionally
+                ``weight`` (B, 1, H, W), 0 for pixels whose clean value is unknown and 1 for the others.
 
         Returns:
             Scalar loss.
@@ -46,8 +49,10 @@ class EDMLoss(nn.Module):
 
     def per_slice(self, denoised: torch.Tensor, target: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Loss of each slice (B,); arguments as in `forward`."""
-        error = (denoised - target["image"]).square().flatten(1).mean(dim=1)
-        return loss_weight(target["sigma"], self.sigma_data) * error
+        error = (denoised - target["image"]).square()
+        if "weight" in target:
+            error = error * target["weight"]
+        return loss_weight(target["sigma"], self.sigma_data) * error.flatten(1).mean(dim=1)
 
 
 class EDMPrepareBatch(PrepareBatch):
@@ -85,16 +90,16 @@ class EDMPrepareBatch(PrepareBatch):
         non_blocking: bool = False,
         **kwargs: Any,
     ) -> Prepared:
-        """Noise the batch's ``image`` (B, 1, H, W), clean slices in [-1, 1].
+        """Noise the batch's ``image`` (B, 1, H, W), clean slices in [-1, 1]; their ``weight``, if any, moves along.
 
         Returns:
-            (noisy slices, {"image": clean slices, "sigma": (B,)}, (), {"sigma": (B,)}), all on ``device``.
+            (noisy slices, target as in `EDMLoss.forward`, (), {"sigma": (B,)}), all on ``device``.
         """
-        images = batchdata[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
+        images, weight = _to_device(batchdata, device=device, non_blocking=non_blocking, **kwargs)
         if self.augment is not None:
-            images = self.augment(images, self.generator)
+            images, weight = self.augment(images, self.generator, weight=weight)
         sigma = (self.p_mean + self.p_std * self._randn(len(images))).exp().to(images)
-        return _noised(images, sigma, self._randn(*images.shape).to(images))
+        return _noised(images, sigma, self._randn(*images.shape).to(images), weight=weight)
 
     def _randn(self, *shape: int) -> torch.Tensor:
         """Standard normal draws on the generator's device."""
@@ -131,15 +136,22 @@ class FixedNoisePrepareBatch(PrepareBatch):
         **kwargs: Any,
     ) -> Prepared:
         """Noise the batch's ``image`` (B, 1, H, W); returns what `EDMPrepareBatch` returns, for B * len(sigmas)."""
-        images = batchdata[CommonKeys.IMAGE].to(device=device, non_blocking=non_blocking, **kwargs)
+        images, weight = _to_device(batchdata, device=device, non_blocking=non_blocking, **kwargs)
         generator = torch.Generator().manual_seed(self.seed)
         noise = torch.randn(images.shape, generator=generator).to(images)
         levels = len(self.sigmas)
         sigma = self.sigmas.to(images).repeat_interleave(len(images))
-        return _noised(images.repeat(levels, 1, 1, 1), sigma, noise.repeat(levels, 1, 1, 1))
+        weight = None if weight is None else weight.repeat(levels, 1, 1, 1)
+        return _noised(images.repeat(levels, 1, 1, 1), sigma, noise.repeat(levels, 1, 1, 1), weight=weight)
 
 
-def _noised(images: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor) -> Prepared:
+def _to_device(batchdata: Mapping[str, torch.Tensor], **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The batch's ``image``, and its ``weight`` if there is one."""
+    weight = batchdata.get("weight")
+    return batchdata[CommonKeys.IMAGE].to(**kwargs), None if weight is None else weight.to(**kwargs)
+
+
+def _noised(images: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, *, weight: torch.Tensor | None) -> Prepared:
     """x_sigma = x0 + sigma n, in the form MONAI's engines unpack."""
-    noisy = images + sigma[:, None, None, None] * noise
-    return noisy, {"image": images, "sigma": sigma}, (), {"sigma": sigma}
+    target = {"image": images, "sigma": sigma} | ({} if weight is None else {"weight": weight})
+    return images + sigma[:, None, None, None] * noise, target, (), {"sigma": sigma}

@@ -47,3 +47,20 @@ def test_validation_noise_is_the_same_every_time_and_at_every_level():
 def test_validation_without_levels_is_refused():
     with pytest.raises(InputError, match="at least one noise level"):
         FixedNoisePrepareBatch([])
+
+
+def test_pixels_of_unknown_value_have_no_part_in_the_loss():
+    clean, weight = torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4)
+    weight[..., 2:] = 0
+    wrong = clean.clone()
+    wrong[..., 2:] = 9.0
+    target = {"image": clean, "sigma": torch.ones(2), "weight": weight}
+    assert float(EDMLoss(0.5)(wrong, target)) == 0
+    assert float(EDMLoss(0.5)(wrong, {"image": clean, "sigma": torch.ones(2)})) > 1
+
+
+def test_weights_reach_the_target_of_training_and_validation():
+    batch = {"image": torch.zeros(2, 1, 4, 4), "weight": torch.eye(4).expand(2, 1, 4, 4)}
+    for prepare, n in ((EDMPrepareBatch(seed=0), 2), (FixedNoisePrepareBatch([0.1, 1.0]), 4)):
+        target = prepare(batch)[1]
+        assert torch.equal(target["weight"], torch.eye(4).expand(n, 1, 4, 4))

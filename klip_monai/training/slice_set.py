@@ -1,0 +1,205 @@
+"""A set of standard slices on disk: made once from scans or pictures, then read without loading it all."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from klip_monai.errors import InputError, KlipError
+from klip_monai.prior.files import write_whole
+from klip_monai.standard import PriorGrid, standard_slices
+from klip_monai.training.sources import Group
+
+_MANIFEST, _GRID = "manifest.csv", "grid.json"
+
+
+@dataclass(frozen=True)
+class SliceGroup:
+    """One line of a slice set's manifest.
+
+    Attributes:
+        group: name of the patient or of the range of neighbouring slices.
+        source: the data set it comes from.
+        split: "train", "val" or any other name.
+        slices: number of slices.
+        clip_hu: the lowest HU that the source kept; None if it kept all that matters.
+        file: ``.npy`` file, float16 (slices, H, W) in [-1, 1], inferior to superior where the order is known.
+        sha256: of the file.
+    """
+
+    group: str
+    source: str
+    split: str
+    slices: int
+    clip_hu: float | None
+    file: str
+    sha256: str
+
+
+def write_slice_set(groups: Iterable[Group], folder: str | Path, *, grid: PriorGrid) -> list[str]:
+    """Bring groups to a prior's slice format and write them, with a manifest.
+
+    A group that cannot be read is left out, and the others go on. Groups that are there already are not made again, so
+    a run that was cut off can be repeated.
+
+    Args:
+        groups: what to read.
+        folder: where to write; made if missing.
+        grid: the prior's slice format.
+
+    Returns:
+        For each group left out, the reason.
+
+    Raises:
+        OutputError: if the folder cannot be written to.
+        InputError: if the folder holds a slice set of another format, or no group could be read.
+    """
+    folder = Path(folder)
+    _check_same_grid(folder, grid)
+    write_whole(folder / _GRID, lambda draft: draft.write_text(json.dumps(grid.describe(), indent=2) + "\n"))
+    done: list[SliceGroup] = []
+    refused: list[str] = []
+    for group in groups:
+        name = f"{hashlib.sha256(f'{group.source}/{group.name}'.encode()).hexdigest()[:16]}.npy"
+        path = folder / "slices" / name
+        if not path.exists():
+            try:
+                parts = [standard_slices(volume, grid).images[:, 0].half().numpy() for volume in group.volumes()]
+            except KlipError as error:
+                refused.append(f"{group.name}: {error}")
+                continue
+            _save(path, np.concatenate(parts))
+        slices = len(np.load(path, mmap_mode="r"))
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        done.append(SliceGroup(group.name, group.source, group.split, slices, group.clip_hu, f"slices/{name}", digest))
+    if not done:
+        raise InputError(f"slice set {folder}: none of {len(refused)} groups could be read, first: {refused[0]}")
+    write_whole(folder / _MANIFEST, lambda draft: _write_manifest(draft, done))
+    return refused
+
+
+def _check_same_grid(folder: Path, grid: PriorGrid) -> None:
+    if (folder / _GRID).exists() and json.loads((folder / _GRID).read_text()) != json.loads(
+        json.dumps(grid.describe())
+    ):
+        raise InputError(f"slice set {folder}: made for another slice format; choose another folder")
+
+
+def _save(path: Path, images: NDArray[np.float16]) -> None:
+    def save(draft: Path) -> None:
+        with draft.open("wb") as file:
+            np.save(file, images)
+
+    write_whole(path, save)
+
+
+def _write_manifest(path: Path, groups: Sequence[SliceGroup]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(SliceGroup)])
+        writer.writeheader()
+        writer.writerows(asdict(group) for group in groups)
+
+
+def read_manifest(folder: str | Path) -> list[SliceGroup]:
+    """The groups of a slice set.
+
+    Raises:
+        InputError: if the folder is not a slice set.
+    """
+    try:
+        with (Path(folder) / _MANIFEST).open(newline="") as file:
+            return [
+                SliceGroup(
+                    row["group"],
+                    row["source"],
+                    row["split"],
+                    int(row["slices"]),
+                    float(row["clip_hu"]) if row["clip_hu"] else None,
+                    row["file"],
+                    row["sha256"],
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(
+            f"slice set {folder}: no readable {_MANIFEST} ({error}); make one with `klip-monai prepare`"
+        ) from error
+
+
+class SliceSet(Dataset[dict[str, torch.Tensor]]):
+    """Standard slices of a split, read from disk as they are asked for.
+
+    Items are ``image``, float32 (1, H, W) in [-1, 1], and ``weight``, float32 (1, H, W): 0 where the source clipped the
+    HU away, so that it is unknown whether the pixel is fat or air, else 1.
+
+    Args:
+        folder: from :func:`write_slice_set`.
+        split: which groups, by split; None takes all.
+        groups: which groups, by name; None takes all of the split.
+        exclude_sources: data sets to leave out.
+        grid: the slice format expected; None accepts any.
+
+    Raises:
+        InputError: if nothing is left or the format is another.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        split: str | None = None,
+        groups: Sequence[str] | None = None,
+        exclude_sources: Sequence[str] = (),
+        grid: PriorGrid | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.groups = [
+            group
+            for group in read_manifest(folder)
+            if (split is None or group.split == split)
+            and (groups is None or group.group in groups)
+            and group.source not in exclude_sources
+        ]
+        if not self.groups:
+            raise InputError(f"slice set {folder}: no group with split {split!r}; see its {_MANIFEST}")
+        content = json.loads((self.folder / _GRID).read_text())
+        self.grid = PriorGrid(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
+        if grid is not None and grid != self.grid:
+            raise InputError(f"slice set {folder}: got slices of {self.grid}, expected {grid}; prepare it anew")
+        self._ends = np.cumsum([group.slices for group in self.groups])
+        self._files: dict[int, NDArray[np.float16]] = {}
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def group_of(self, index: int) -> SliceGroup:
+        """The group that a slice belongs to."""
+        return self.groups[int(np.searchsorted(self._ends, index, side="right"))]
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: got {index}, expected 0 to {len(self) - 1}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        group = self.groups[number]
+        if number not in self._files:
+            self._files[number] = np.load(self.folder / group.file, mmap_mode="r", allow_pickle=False)
+        plane = self._files[number][index - int(self._ends[number]) + group.slices]
+        image = torch.from_numpy(np.array(plane, dtype=np.float32))[None]
+        return {"image": image, "weight": self._weight(image, group.clip_hu)}
+
+    def _weight(self, image: torch.Tensor, clip_hu: float | None) -> torch.Tensor:
+        """0 where the value was filled in: below what the source kept."""
+        if clip_hu is None:
+            return torch.ones_like(image)
+        low, high = self.grid.hu_window
+        clip = (clip_hu - low) / (high - low) * 2 - 1
+        return (image >= clip).float()

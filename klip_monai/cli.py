@@ -190,6 +190,9 @@ def prepare(
         list[str] | None, typer.Option(metavar="SOURCE=HU", help="A source that kept nothing below HU.")
     ] = None,
     pixel_mm: Annotated[float, typer.Option(help="Pixel size of 8-bit slices whose manifest has none.")] = 1.5,
+    splits: Annotated[
+        Path | None, typer.Option(help="CSV (file, group, split) that counts instead of the manifest's columns.")
+    ] = None,
 ) -> None:
     """Make a training set: standard slices of healthy scans, in a bundle's slice format."""
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
@@ -200,7 +203,8 @@ def prepare(
     workflow = _open(find_bundle(bundle or DEFAULT_BUNDLE))
     manifest = archive / "manifest.csv"
     if manifest.exists():
-        groups = picture_groups(manifest, clipped=dict(map(_source_and_hu, clipped or [])), pixel_mm=pixel_mm)
+        limits = dict(map(_source_and_hu, clipped or []))
+        groups = picture_groups(manifest, clipped=limits, pixel_mm=pixel_mm, splits=splits)
     else:
         groups = scan_groups(archive, held_out=held_out)
     with _progress() as bar:
@@ -209,6 +213,40 @@ def prepare(
     for reason in refused:
         err.print(f"[yellow]left out[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
     out.print(f"{output}: {len(groups) - len(refused)} of {len(groups)} groups; train with `klip-monai train {output}`")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Slice set, from `klip-monai prepare`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or of one to go on with.")],
+    bundle: Annotated[str, typer.Option(help="Bundle whose configuration and weights to start from.")] = (
+        "klip_ct_abdomen"
+    ),
+    minutes: Annotated[float, typer.Option(min=0.01, help="Time to train, all parts of a resumed run together.")] = 180,
+    from_scratch: Annotated[bool, typer.Option(help="Start from random weights.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Slices a step.  \\[default: the bundle's]")] = None,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+) -> None:
+    """Train a prior on healthy slices of your own; the same command again goes on where it stopped."""
+    from klip_monai.bundle import bundle_info, find_bundle, open_workflow
+    from klip_monai.training import new_bundle
+
+    base = find_bundle(bundle)
+    weights = base.root / "models" / "model.safetensors"
+    new_bundle(base.root, output)
+    overrides = _overrides(None, None, None, None, device) | {"dataset_dir": str(data), "minutes": minutes}
+    if batch_size is not None:
+        overrides["batch_size"] = batch_size
+    if not from_scratch:
+        overrides["initial_weights"] = str(weights)
+    workflow = open_workflow(bundle_info(output), "train.json", kind="train", seed=seed, **overrides)
+    workflow.initialize()
+    workflow.run()
+    out.print(
+        f"{output}: trained for {workflow.trainer.state.iteration} iterations. It has no thresholds yet: make them "
+        f"with `klip-monai calibrate --bundle {output} --healthy FOLDER` from healthy scans that did not train it"
+    )
 
 
 def _source_and_hu(text: str) -> tuple[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 
 import torch
 from torch.utils.data import Sampler
@@ -20,6 +20,8 @@ class SeededBatchSampler(Sampler[list[int]]):
         dataset: what is sampled; only its length is used.
         batch_size: indices per batch.
         seed: seed of the order.
+        weights: how often each item is drawn, relative to the others, with replacement; None shuffles, so that each
+            epoch has every item once.
 
     Attributes:
         start_iteration: iteration (0-based, counted over all epochs) at which the next pass begins.
@@ -28,9 +30,14 @@ class SeededBatchSampler(Sampler[list[int]]):
         InputError: if the dataset cannot fill one batch.
     """
 
-    def __init__(self, dataset: Sized, *, batch_size: int, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: Sized, *, batch_size: int, seed: int = 0, weights: Sequence[float] | None = None
+    ) -> None:
         if not 1 <= batch_size <= len(dataset):
             raise InputError(f"batch_size: got {batch_size}, expected 1 to {len(dataset)}, the slices of the dataset.")
+        if weights is not None and len(weights) != len(dataset):
+            raise InputError(f"weights: got {len(weights)}, expected {len(dataset)}, one for each slice.")
+        self.weights = None if weights is None else torch.tensor(weights, dtype=torch.float64)
         self.dataset_length = len(dataset)
         self.batch_size = batch_size
         self.seed = seed
@@ -43,7 +50,14 @@ class SeededBatchSampler(Sampler[list[int]]):
         epoch, position = divmod(self.start_iteration, len(self))
         while True:
             generator = torch.Generator().manual_seed((self.seed << 32) + epoch)
-            order = torch.randperm(self.dataset_length, generator=generator).tolist()
+            order = self._order(generator)
             for batch in range(position, len(self)):
                 yield order[batch * self.batch_size : (batch + 1) * self.batch_size]
             epoch, position = epoch + 1, 0
+
+    def _order(self, generator: torch.Generator) -> list[int]:
+        """The items of one epoch."""
+        n = self.dataset_length
+        if self.weights is None:
+            return [int(i) for i in torch.randperm(n, generator=generator)]
+        return [int(i) for i in torch.multinomial(self.weights, n, replacement=True, generator=generator)]

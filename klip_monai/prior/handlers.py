@@ -103,7 +103,8 @@ class GradientClip:
 class TimeBudget:
     """Stops a run after the current iteration once its time is used up; the run then ends as if it were complete.
 
-    The time of earlier, resumed parts counts: it is saved and restored with `state_dict`.
+    The time of earlier, resumed parts counts: it is saved and restored with `state_dict`. In a distributed run the first
+    process decides, so that all stop after the same iteration.
 
     Args:
         minutes: time for the whole run.
@@ -144,7 +145,11 @@ class TimeBudget:
         self._started = time.monotonic()
 
     def _check(self, engine: Engine) -> None:
-        if self.elapsed >= self.seconds:
+        over = torch.tensor(float(self.elapsed >= self.seconds))
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            over = over.to(engine.state.device)  # type: ignore[attr-defined]
+            torch.distributed.broadcast(over, src=0)
+        if over:
             engine.terminate()
 
     def _stop(self, _: Engine) -> None:

@@ -185,6 +185,13 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         """The group that a slice belongs to."""
         return self.groups[int(np.searchsorted(self._ends, index, side="right"))]
 
+    def balanced_weights(self, power: float = 0.5) -> list[float]:
+        """A weight for each slice, so that a group of n slices is drawn in proportion to n^``power``.
+
+        Neighbouring slices show the same anatomy again, so a long scan says less than as many slices of many patients.
+        """
+        return [group.slices ** (power - 1) for group in self.groups for _ in range(group.slices)]
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         if not 0 <= index < len(self):
             raise IndexError(f"index: got {index}, expected 0 to {len(self) - 1}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,6 @@ FAT_HU = -100.0
 _TABLE_MM = 7.0  # anything thinner is no part of the trunk's outline: table tops, tubes, skin
 _GAP_MM = 12.0  # widest layer of fat between parts of the trunk; what lies further off is a table
 _GREY_STEP_HU = (PICTURE_HU[1] - PICTURE_HU[0]) / 255
-_COLUMNS = ("file", "source", "group", "split")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,9 @@ def _split(name: str, *, held_out: float) -> str:
     return "val" if draw < held_out else "train"
 
 
-def picture_groups(manifest: Path, *, clipped: Mapping[str, float], pixel_mm: float) -> list[Group]:
+def picture_groups(
+    manifest: Path, *, clipped: Mapping[str, float], pixel_mm: float, splits: Path | None = None
+) -> list[Group]:
     """Groups of 8-bit slices as a manifest lists them.
 
     Pictures are in radiological orientation (the patient's right at the left), grey 0 to 255 standing for
@@ -89,15 +90,16 @@ def picture_groups(manifest: Path, *, clipped: Mapping[str, float], pixel_mm: fl
             optionally ``pixel_mm``.
         clipped: by source, the lowest HU that it kept.
         pixel_mm: pixel size taken where the manifest gives none.
+        splits: CSV with the columns ``file``, ``group`` and ``split`` that count instead of the manifest's; slices that
+            it does not list are left out.
 
     Raises:
-        InputError: if the manifest lacks columns, names a missing file, or puts a group into two splits.
+        InputError: if a table lacks columns, names a missing file, or puts a group into two splits.
     """
-    with manifest.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    missing = [name for name in _COLUMNS if not rows or name not in rows[0]]
-    if missing:
-        raise InputError(f"manifest {manifest}: got no column {', '.join(missing)}, expected {', '.join(_COLUMNS)}")
+    rows = _read_table(manifest, ("file", "source", "group", "split"))
+    if splits is not None:
+        chosen = {row["file"]: row for row in _read_table(splits, ("file", "group", "split"))}
+        rows = [row | chosen[row["file"]] for row in rows if row["file"] in chosen]
     by_group: dict[str, list[dict[str, str]]] = {}
     for row in rows:
         by_group.setdefault(row["group"], []).append(row)
@@ -114,6 +116,18 @@ def picture_groups(manifest: Path, *, clipped: Mapping[str, float], pixel_mm: fl
         pictures = [(manifest.parent / row["file"], float(row.get("pixel_mm") or pixel_mm)) for row in members]
         groups.append(Group(name, source, splits.pop(), clip_hu, _picture_reader(pictures, clip_hu)))
     return groups
+
+
+def _read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(f"manifest {path}: cannot be read ({error.strerror})") from error
+    missing = [name for name in columns if not rows or name not in rows[0]]
+    if missing:
+        raise InputError(f"manifest {path}: got no column {', '.join(missing)}, expected {', '.join(columns)}")
+    return rows
 
 
 def _picture_reader(pictures: list[tuple[Path, float]], clip_hu: float | None) -> Callable[[], Iterator[MetaTensor]]:

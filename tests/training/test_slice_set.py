@@ -86,6 +86,13 @@ def test_what_the_source_clipped_away_has_no_weight(tmp_path):
     assert not item["weight"][item["image"] == -1].any(), "fat and air are one value in such a source"
 
 
+def test_balanced_weights_draw_groups_by_the_root_of_their_slices(tmp_path):
+    write_slice_set([group("a", slices=4), group("bb", slices=9)], tmp_path, grid=GRID)
+    weights = np.array(SliceSet(tmp_path).balanced_weights())
+    assert weights[:4].sum() == pytest.approx(2)
+    assert weights[4:].sum() == pytest.approx(3)
+
+
 def test_another_slice_format_is_refused(tmp_path):
     write_slice_set([group("a")], tmp_path, grid=GRID)
     other = PriorGrid((32, 32), 12.0)

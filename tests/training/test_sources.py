@@ -68,6 +68,15 @@ def test_groups_keep_their_split_and_their_clipping(tmp_path):
     assert spacings == [1.5, 1.7]
 
 
+def test_a_table_of_splits_counts_instead_of_the_manifests(tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        grey(torso()).save(tmp_path / name)
+    manifest = write_manifest(tmp_path, [f"{name}.png,one,range,train," for name in "abc"])
+    (tmp_path / "splits.csv").write_text("file,group,split\na.png,p1,train\nb.png,p2,val\n")
+    groups = picture_groups(manifest, clipped={}, pixel_mm=1.5, splits=tmp_path / "splits.csv")
+    assert [(g.name, g.split, len(list(g.volumes()))) for g in groups] == [("p1", "train", 1), ("p2", "val", 1)]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [

@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.phantom import random_scan
-from klip_monai.scoring import CONTRAST_PX, IDReference, local_contrast
+from klip_monai.scoring import IDReference, contrast_px, local_contrast
 from klip_monai.standard import standard_slices
 from klip_monai.transforms import KLIPScore
 
@@ -56,10 +56,11 @@ def calibrate(
         InputError: for fewer than :data:`MIN_SCANS` scans.
     """
     density, contrast, slices = [], [], []
+    around_px = contrast_px(score.grid.pixel_mm)
     for scan in scans:
         standard = standard_slices(scan, score.grid)
         heatmap = score.on_prior_grid(standard)
-        detail = local_contrast(standard.images, sigma_px=CONTRAST_PX)
+        detail = local_contrast(standard.images, sigma_px=around_px)
         density.append(heatmap.cpu()[standard.body].numpy())
         contrast.append(detail[standard.body].numpy())
         slices.append(len(standard.images))
@@ -68,5 +69,10 @@ def calibrate(
             f"healthy scans: got {len(density)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; add scans"
         )
     return IDReference.from_scans(
-        density, contrast, settings=settings, slices=sorted(slices)[len(slices) // 2], description=description
+        density,
+        contrast,
+        contrast_px=around_px,
+        settings=settings,
+        slices=sorted(slices)[len(slices) // 2],
+        description=description,
     )

@@ -69,6 +69,10 @@ AngleOption = Annotated[
 EstimatorOption = Annotated[
     Estimator | None, typer.Option(help="How the expectation is taken.  \\[default: the bundle's]")
 ]
+TwinsOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Look-alikes that each slice is measured against; each costs a run.  \\[default: 0]"),
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
 SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]
 
@@ -91,6 +95,7 @@ def score(
     views: ViewsOption = None,
     angle_range: AngleOption = None,
     estimator: EstimatorOption = None,
+    twins: TwinsOption = None,
     series_uid: Annotated[str | None, typer.Option(help="Which series, where the folder holds several.")] = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
@@ -99,7 +104,7 @@ def score(
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
-    overrides = _overrides(operator, views, angle_range, estimator, device)
+    overrides = _overrides(operator, views, angle_range, estimator, twins, device)
     with _progress() as bar:
         task = bar.add_task("reading", total=None)
         workflow = _open(
@@ -137,6 +142,7 @@ def calibrate(
     views: ViewsOption = None,
     angle_range: AngleOption = None,
     estimator: EstimatorOption = None,
+    twins: TwinsOption = None,
     device: DeviceOption = Device.auto,
     output: Annotated[Path | None, typer.Option(help="JSON file.  \\[default: among the bundle's references]")] = None,
     seed: SeedOption = 0,
@@ -150,7 +156,7 @@ def calibrate(
     if (healthy is None) == (phantoms is None):
         raise InputError("calibrate: give either --healthy FOLDER or --phantoms N (at least 19, for p-values of 0.05)")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
-    workflow = _open(info, seed=seed, **_overrides(operator, views, angle_range, estimator, device))
+    workflow = _open(info, seed=seed, **_overrides(operator, views, angle_range, estimator, twins, device))
     parts = {name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings")}
     if healthy is not None:
         if not healthy.is_dir():
@@ -235,7 +241,7 @@ def train(
     base = find_bundle(bundle)
     weights = base.root / "models" / "model.safetensors"
     new_bundle(base.root, output)
-    overrides = _overrides(None, None, None, None, device) | {"dataset_dir": str(data), "minutes": minutes}
+    overrides = _overrides(device=device) | {"dataset_dir": str(data), "minutes": minutes}
     if batch_size is not None:
         overrides["batch_size"] = batch_size
     if not from_scratch:
@@ -258,7 +264,12 @@ def _source_and_hu(text: str) -> tuple[str, float]:
 
 
 def _overrides(
-    operator: Operator | None, views: int | None, angle_range: float | None, estimator: Estimator | None, device: Device
+    operator: Operator | None = None,
+    views: int | None = None,
+    angle_range: float | None = None,
+    estimator: Estimator | None = None,
+    twins: int | None = None,
+    device: Device = Device.auto,
 ) -> dict[str, Any]:
     """Command line options as overrides of the bundle's configuration."""
     if angle_range is None and operator is Operator.limited_angle:
@@ -268,6 +279,7 @@ def _overrides(
         "operator#views": views,
         "operator#angle_range": angle_range,
         "inferer#estimator": estimator and estimator.value,
+        "inferer#twins": twins,
         "device": None if device is Device.auto else f"$torch.device('{device.value}')",
     }
     return {key: value for key, value in values.items() if value is not None}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -11,8 +12,15 @@ from monai.utils import convert_to_dst_type
 
 from klip_monai.physics import LinearOperator
 from klip_monai.prior import Denoiser, log_sigmas
-from klip_monai.sampling import Callback, ConjugateGradientPosterior, posterior_sample, renoise, standard_normal
-from klip_monai.scoring import KLAccumulator, Window, smooth
+from klip_monai.sampling import (
+    Callback,
+    ConjugateGradientPosterior,
+    posterior_sample,
+    prior_sample,
+    renoise,
+    standard_normal,
+)
+from klip_monai.scoring import KLAccumulator, Window, over_twins, smooth
 
 ESTIMATORS = ("renoised", "trajectory")
 
@@ -41,6 +49,10 @@ class KLIPInferer(Inferer):
         lowpass_px: restricts the density to structures wider than this Gaussian, in pixels of the prior's grid (see
             :class:`klip_monai.scoring.KLAccumulator`); 0 counts all.
         smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.
+        twins: look-alikes that the prior makes of each slice; the density is then given in multiples of theirs (see
+            :func:`klip_monai.scoring.over_twins`). 0 gives the density itself. Each one costs a run of its own.
+        twin_sigma: noise level from which the prior makes a twin: the lower, the more it keeps of the slice.
+        twin_smoothing_px: Gaussian smoothing of the twins' mean density, in pixels of the prior's grid.
         batch_size: slices times samples that pass the network together.
         seed: of measurement noise and sampling; the same seed, weights and device give the same map.
         progress: called with (slices done, slices in all) after each batch.
@@ -67,6 +79,9 @@ class KLIPInferer(Inferer):
         cg_iterations: int = 5,
         lowpass_px: float = 1.0,
         smoothing_px: float = 1.5,
+        twins: int = 0,
+        twin_sigma: float = 1.0,
+        twin_smoothing_px: float = 1.5,
         batch_size: int = 16,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -81,20 +96,27 @@ class KLIPInferer(Inferer):
         self.window_levels, self.draws, self.samples = window_levels, draws, samples
         self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
         self.noise_std, self.data_std, self.cg_iterations = noise_std, data_std, cg_iterations
+        if twins < 0 or not sigma_min < twin_sigma:
+            raise ValueError(
+                f"twins, twin_sigma: got {twins} and {twin_sigma}, expected 0 or more and a level above {sigma_min}"
+            )
         self.lowpass_px, self.smoothing_px = lowpass_px, smoothing_px
+        self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
     @property
     def passes(self) -> int:
         """NFE: network passes a slice."""
         renoised = self.window_levels * self.draws if self.estimator == "renoised" else 0
-        return self.samples * (self.sampler_levels + renoised)
+        run = self.samples * (self.sampler_levels + renoised)
+        return run + self.twins * (run + len(self._twin_sigmas()))
 
     def describe(self) -> dict[str, Any]:
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
         names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
         names += ["noise_std", "data_std", "cg_iterations", "lowpass_px", "smoothing_px"]
         names += ["window_levels", "draws"] if self.estimator == "renoised" else []
+        names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
         window = {"high": self.window.high, "low": self.window.low}
         return {"operator": self.operator.describe(), "window": window} | {name: getattr(self, name) for name in names}
 
@@ -108,7 +130,8 @@ class KLIPInferer(Inferer):
             **kwargs: ignored.
 
         Returns:
-            Smoothed KL density, float32, nats per pixel, same shape as ``inputs``; a MetaTensor stays one.
+            Smoothed KL density, float32, nats per pixel (with twins: multiples of theirs), same shape as ``inputs``; a
+            MetaTensor stays one.
         """
         plain = inputs.as_subclass(torch.Tensor).float()
         if plain.ndim == 5:
@@ -121,21 +144,55 @@ class KLIPInferer(Inferer):
         return result
 
     def _maps(self, slices: torch.Tensor, network: Denoiser) -> torch.Tensor:
-        """Smoothed density of (B, 1, H, W), batch by batch."""
+        """Smoothed map of (B, 1, H, W), batch by batch."""
         generator = torch.Generator().manual_seed(self.seed)
         maps = []
         size = max(1, self.batch_size // self.samples)
         with torch.inference_mode():
             for lo in range(0, len(slices), size):
-                density = self.density(slices[lo : lo + size], network, generator=generator)
-                maps.append(smooth(density, sigma_px=self.smoothing_px))
+                batch = self.map(slices[lo : lo + size], network, generator=generator)
+                maps.append(smooth(batch, sigma_px=self.smoothing_px))
                 if self.progress is not None:
                     self.progress(min(lo + size, len(slices)), len(slices))
         return torch.cat(maps)
 
+    def map(self, images: torch.Tensor, network: Denoiser, *, generator: torch.Generator) -> torch.Tensor:
+        """Density of one batch, over that of its twins if there are any; before smoothing.
+
+        Args:
+            images: standard slices, float32 (B, 1, H, W).
+            network: the prior.
+            generator: source of all randomness.
+
+        Returns:
+            Float32 (B, 1, H, W).
+        """
+        density, x0 = self.density(images, network, generator=generator)
+        if not self.twins:
+            return density
+        twins = [
+            self.density(twin, network, generator=generator)[0] for twin in self._make_twins(x0, network, generator)
+        ]
+        return over_twins(density, torch.cat(twins, dim=1), smoothing_px=self.twin_smoothing_px)
+
+    def _make_twins(self, x0: torch.Tensor, network: Denoiser, generator: torch.Generator) -> Iterator[torch.Tensor]:
+        """In-distribution look-alikes of posterior samples (B, S, H, W), one batch (B, 1, H, W) after the other."""
+        sigmas = self._twin_sigmas()
+        for number in range(self.twins):
+            start = x0[:, number % x0.shape[1]][:, None]
+            noisy = start + sigmas[0] * standard_normal(start, generator)
+            twin = prior_sample(network, noisy, sigmas=sigmas, generator=generator, churn=self.churn)
+            yield twin.clamp(-1, 1)
+
+    def _twin_sigmas(self) -> list[float]:
+        """Noise levels of a twin, spaced like the posterior sampler's."""
+        share = math.log(self.twin_sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
+        levels = max(2, round(share * self.sampler_levels))
+        return [float(s) for s in log_sigmas(levels, sigma_max=self.twin_sigma, sigma_min=self.sigma_min)]
+
     def density(
         self, images: torch.Tensor, network: Denoiser, *, generator: torch.Generator, tap: Callback | None = None
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """KL density of one batch, before smoothing.
 
         Args:
@@ -145,7 +202,7 @@ class KLIPInferer(Inferer):
             tap: additionally receives every step that the estimator uses (slices x samples as the batch).
 
         Returns:
-            float32 (B, 1, H, W), nats per pixel, mean over samples.
+            Density, float32 (B, 1, H, W), nats per pixel, mean over samples; and the posterior samples (B, S, H, W).
         """
         y = self.operator.A(images)
         y = (y + self.noise_std * standard_normal(y, generator)).repeat_interleave(self.samples, dim=0)
@@ -175,4 +232,5 @@ class KLIPInferer(Inferer):
             for _ in range(self.draws):
                 renoise(posterior, x0, sigmas=levels, generator=generator, callback=report)
         density = accumulator.density(draws=self.draws if renoised else 1)
-        return density.unflatten(0, (len(images), self.samples)).mean(dim=1)
+        shape = (len(images), self.samples)
+        return density.unflatten(0, shape).mean(dim=1), x0.unflatten(0, shape)[:, :, 0]

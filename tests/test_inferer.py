@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -181,7 +182,7 @@ def test_smoothing_is_applied_to_the_density():
 def test_a_tap_receives_the_steps_that_the_density_is_made_of(estimator):
     steps: list[Step] = []
     one, generator = inferer(estimator=estimator, samples=2, lowpass_px=0), torch.Generator().manual_seed(0)
-    density = one.density(slices(2), GaussianDenoiser(std=0.5), generator=generator, tap=steps.append)
+    density, _ = one.density(slices(2), GaussianDenoiser(std=0.5), generator=generator, tap=steps.append)
     weighted = sum(
         one.window.weight(step.sigma, step.sigma_next) * (step.denoised_posterior - step.denoised_prior) ** 2
         for step in steps
@@ -232,3 +233,36 @@ def test_a_wide_window_gives_the_closed_form_nats_of_a_lesion():
     inside, outside = density[4:10, 4:10].mean(), density[12:].mean()
     gain = s**2 / (s**2 + sy**2)
     assert float(inside - outside) == pytest.approx(gain**2 * shift**2 / (2 * s**2), rel=0.05)
+
+
+def with_blob(images: torch.Tensor) -> torch.Tensor:
+    out = images.clone()
+    out[..., 12:18, 12:18] += 1.5
+    return out
+
+
+def test_twins_cancel_what_anatomy_scores_and_leave_what_the_prior_does_not_know():
+    spread = torch.full((1, 1, 32, 32), 0.02)
+    spread[..., 16:] = 0.4  # the right half varies from patient to patient, so it moves more nats
+    prior = GaussianDenoiser(std=spread)
+    generator = torch.Generator().manual_seed(3)
+    healthy = spread * torch.randn(6, 1, 32, 32, generator=generator)
+    options = {"smoothing_px": 1.0, "window": (1.0, 0.1), "window_levels": 4, "sampler_levels": 8}
+    plain = KLIPInferer(Identity((32, 32)), **options)
+    twinned = KLIPInferer(Identity((32, 32)), twins=4, twin_smoothing_px=1.0, **options)
+    ratios = [float(m[..., 18:].mean() / m[..., :14].mean()) for m in (plain(healthy, prior), twinned(healthy, prior))]
+    assert ratios[0] > 10
+    assert 0.3 < ratios[1] < 3
+    found = twinned(with_blob(healthy), prior)
+    assert float(found[..., 13:15, 13:15].min()) > 5 * float(found[..., :8, :].max())
+
+
+def test_twins_are_counted_in_passes_and_settings_only_where_there_are_any():
+    operator = Identity((32, 32))
+    plain, twinned = KLIPInferer(operator), KLIPInferer(operator, twins=2)
+    assert "twins" not in plain.describe()
+    assert twinned.describe()["twins"] == 2
+    levels = round(40 * math.log(1.0 / 0.02) / math.log(3.0 / 0.02))
+    assert twinned.passes == 3 * plain.passes + 2 * levels
+    with pytest.raises(ValueError, match="twins, twin_sigma: got -1"):
+        KLIPInferer(operator, twins=-1)

@@ -11,9 +11,10 @@ from klip_monai.evaluation.metrics import (
     slice_level_auroc,
     slice_scores,
 )
-from klip_monai.evaluation.phantom_study import PhantomStudy, Row, Stratum, StudySlices, run_phantom_study, study_slices
+from klip_monai.evaluation.phantom_study import PhantomStudy, run_phantom_study, study_slices
 from klip_monai.evaluation.report import save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
+from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
 
 __all__ = [
     "Estimate",
@@ -21,6 +22,7 @@ __all__ = [
     "Row",
     "ScanStudy",
     "ScoredScan",
+    "SliceStudy",
     "Stratum",
     "StudySlices",
     "auroc",
@@ -30,6 +32,7 @@ __all__ = [
     "image_level_auroc",
     "run_phantom_study",
     "run_scan_study",
+    "run_slice_study",
     "save_study",
     "sensitivity",
     "slice_level_auroc",

@@ -7,9 +7,9 @@ et al., KLIP, CVPR 2026.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,12 +57,18 @@ def auroc(scores: ArrayLike, labels: ArrayLike) -> float:
     return float(roc_auc_score(labels, np.asarray(scores)))
 
 
-def bootstrap(statistic: Callable[..., float], *samples: ArrayLike, seed: int = 0) -> Estimate:
+def bootstrap(
+    statistic: Callable[..., float],
+    *samples: ArrayLike,
+    patients: Sequence[Sequence[Hashable]] | None = None,
+    seed: int = 0,
+) -> Estimate:
     """A statistic with its 95 % percentile bootstrap interval over patients.
 
     Args:
         statistic: function of as many arrays as there are ``samples``.
-        *samples: one-dimensional, one entry per patient; each group is resampled on its own, with replacement.
+        *samples: one-dimensional; the patients of each group are resampled on their own, with replacement.
+        patients: for each sample, whose each entry is; None means that every entry is another patient's.
         seed: of the resampling.
 
     Raises:
@@ -71,13 +77,19 @@ def bootstrap(statistic: Callable[..., float], *samples: ArrayLike, seed: int = 
     values = [np.asarray(sample, dtype=np.float64) for sample in samples]
     sizes = [len(sample) for sample in values]
     if min(sizes) == 0:
-        raise InputError(f"samples: got {sizes} patients, expected at least one in each group")
+        raise InputError(f"samples: got {sizes} entries, expected at least one in each group")
     value = float(statistic(*values))
-    if min(sizes) == 1:
+    names = [range(size) for size in sizes] if patients is None else patients
+    by_patient = [_by_patient(sample, name) for sample, name in zip(values, names, strict=True)]
+    if min(map(len, by_patient)) == 1:
         return Estimate(value, None, None)
+
+    def of_patients(*chosen: NDArray[np.integer[Any]]) -> float:
+        return statistic(*(np.concatenate([g[i] for i in c]) for g, c in zip(by_patient, chosen, strict=True)))
+
     result = stats.bootstrap(
-        values,
-        statistic,
+        [np.arange(len(groups)) for groups in by_patient],
+        of_patients,
         n_resamples=RESAMPLES,
         vectorized=False,
         method="percentile",
@@ -86,13 +98,29 @@ def bootstrap(statistic: Callable[..., float], *samples: ArrayLike, seed: int = 
     return Estimate(value, float(result.confidence_interval.low), float(result.confidence_interval.high))
 
 
-def image_level_auroc(maps: torch.Tensor, masks: torch.Tensor, body: torch.Tensor, *, seed: int = 0) -> Estimate:
+def _by_patient(values: Values, names: Sequence[Hashable]) -> list[Values]:
+    """The entries of each patient."""
+    at: dict[Hashable, list[int]] = {}
+    for index, name in enumerate(names):
+        at.setdefault(name, []).append(index)
+    return [values[index] for index in at.values()]
+
+
+def image_level_auroc(
+    maps: torch.Tensor,
+    masks: torch.Tensor,
+    body: torch.Tensor,
+    *,
+    patients: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Estimate:
     """ROC over the in-body pixels of each slice, averaged over slices.
 
     Args:
-        maps: float (B, 1, H, W), higher means more anomalous; one slice per patient.
+        maps: float (B, 1, H, W), higher means more anomalous.
         masks: bool (B, 1, H, W), True in the lesion; every slice has one.
         body: bool (B, 1, H, W); pixels outside do not count.
+        patients: whose each slice is; None means that every slice is another patient's.
         seed: of the bootstrap.
 
     Raises:
@@ -103,7 +131,7 @@ def image_level_auroc(maps: torch.Tensor, masks: torch.Tensor, body: torch.Tenso
             f"masks and body: got shapes {tuple(masks.shape)} and {tuple(body.shape)}, expected {tuple(maps.shape)}"
         )
     per_slice = [auroc(m[b].numpy(), y[b].numpy()) for m, y, b in zip(maps, masks, body, strict=True)]
-    return bootstrap(_mean, per_slice, seed=seed)
+    return bootstrap(_mean, per_slice, patients=None if patients is None else [patients], seed=seed)
 
 
 def block_level_auroc(
@@ -112,7 +140,8 @@ def block_level_auroc(
     body: torch.Tensor,
     *,
     size: int,
-    protocol: Literal["in-body", "legacy"] = "in-body",
+    protocol: str = "in-body",
+    patients: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Estimate:
     """ROC over the blocks of each slice (the paper's image-level figure), averaged over slices.
@@ -120,12 +149,13 @@ def block_level_auroc(
     A block is anomalous if it holds any lesion pixel and scores the sum of its in-body density.
 
     Args:
-        density: float (B, 1, H, W), nats per pixel, not smoothed; one slice per patient.
+        density: float (B, 1, H, W), nats per pixel, not smoothed.
         masks: bool (B, 1, H, W), True in the lesion.
         body: bool (B, 1, H, W).
         size: side of a block in pixels.
         protocol: "in-body" counts blocks with any in-body pixel. "legacy" counts all blocks, those outside the body as
             negatives with score zero, which inflates the figure.
+        patients: as in :func:`image_level_auroc`.
         seed: of the bootstrap.
 
     Raises:
@@ -137,7 +167,7 @@ def block_level_auroc(
     blocks = block_scores(density * body, size=size)
     lesion, inside = (max_pool2d(mask.float(), size) > 0 for mask in (masks & body, body))
     counted = inside if protocol == "in-body" else torch.ones_like(inside)
-    return image_level_auroc(blocks, lesion, counted, seed=seed)
+    return image_level_auroc(blocks, lesion, counted, patients=patients, seed=seed)
 
 
 def slice_scores(maps: torch.Tensor, body: torch.Tensor) -> Values:
@@ -145,25 +175,35 @@ def slice_scores(maps: torch.Tensor, body: torch.Tensor) -> Values:
     return maps.masked_fill(~body, -torch.inf).flatten(1).amax(dim=1).double().numpy()
 
 
-def slice_level_auroc(healthy: ArrayLike, lesion: ArrayLike, *, seed: int = 0) -> Estimate:
-    """ROC of healthy against lesion slices by their :func:`slice_scores`, each (N,) with one slice per patient."""
-    return bootstrap(_pairs_in_order, healthy, lesion, seed=seed)
+def slice_level_auroc(
+    healthy: ArrayLike, lesion: ArrayLike, *, patients: Sequence[Sequence[Hashable]] | None = None, seed: int = 0
+) -> Estimate:
+    """ROC of healthy against lesion slices by their :func:`slice_scores`, (N,) and (M,); patients of each."""
+    return bootstrap(_pairs_in_order, healthy, lesion, patients=patients, seed=seed)
 
 
-def sensitivity(healthy: ArrayLike, lesion: ArrayLike, *, specificity: float = 0.95, seed: int = 0) -> Estimate:
+def sensitivity(
+    healthy: ArrayLike,
+    lesion: ArrayLike,
+    *,
+    specificity: float = 0.95,
+    patients: Sequence[Sequence[Hashable]] | None = None,
+    seed: int = 0,
+) -> Estimate:
     """Share of lesion slices found when at least ``specificity`` of the healthy ones score at or below the threshold.
 
     Args:
-        healthy: slice scores (N,), one slice per patient.
+        healthy: slice scores (N,).
         lesion: slice scores (M,).
         specificity: share of healthy slices called healthy.
+        patients: as in :func:`bootstrap`.
         seed: of the bootstrap, which draws the threshold anew with the healthy slices.
     """
 
     def found(negative: Values, positive: Values) -> float:
         return float(np.mean(positive > np.quantile(negative, specificity, method="higher")))
 
-    return bootstrap(found, healthy, lesion, seed=seed)
+    return bootstrap(found, healthy, lesion, patients=patients, seed=seed)
 
 
 def dice(a: torch.Tensor, b: torch.Tensor) -> float:

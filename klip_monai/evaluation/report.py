@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM, PhantomStudy, Row, Stratum
+from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM, PhantomStudy
 from klip_monai.evaluation.scan_study import LEVEL, ScanStudy
+from klip_monai.evaluation.slice_study import Row, Stratum
 from klip_monai.io.atomic import publish
 from klip_monai.io.summary import write_summary
 
@@ -16,7 +17,7 @@ from klip_monai.io.summary import write_summary
 def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
     """The studies as Markdown tables: settings of the inferer, lesion sizes, and whole scans."""
     head = ["setting", "image-level", "slice-level", "plain image-level", "plain slice-level"]
-    head += [f"{study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
+    head += [f"{study.study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
     sizes = ["radius in the slice", "slices", "image-level", "slice-level", "sensitivity"]
     ranges = (RADIUS_MM, CONTRAST_HU, study.slice_mm)
     radius, contrast, distance = ("-".join(f"{v:g}" for v in pair) for pair in ranges)
@@ -35,13 +36,13 @@ def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
             "99.9 % quantile of healthy in-body pixels. NFE: network passes a slice. In brackets 95 % bootstrap "
             "intervals over patients.",
             "",
-            *_table(head, [_cells(row) for row in study.rows]),
+            *_table(head, [_cells(row) for row in study.study.rows]),
             "",
-            f"## {_title(study.rows[0].name)}, by lesion size",
+            f"## {_title(study.study.rows[0].name)}, by lesion size",
             "",
             "Sensitivity: of lesion slices, at a specificity of 95 %.",
             "",
-            *_table(sizes, [_size_cells(stratum) for stratum in study.strata]),
+            *_table(sizes, [_size_cells(stratum) for stratum in study.study.strata]),
             "",
             *(_scan_lines(scans) if scans else []),
         ]

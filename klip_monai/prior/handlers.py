@@ -103,8 +103,8 @@ class GradientClip:
 class TimeBudget:
     """Stops a run after the current iteration once its time is used up; the run then ends as if it were complete.
 
-    The time of earlier, resumed parts counts: it is saved and restored with `state_dict`. In a distributed run the first
-    process decides, so that all stop after the same iteration.
+    The time of earlier, resumed parts counts: it is saved and restored with `state_dict`. In a distributed run the
+    first process decides, so that all stop after the same iteration.
 
     Args:
         minutes: time for the whole run.

@@ -1,6 +1,6 @@
 """Posterior samplers. A sampler never knows what its steps are used for."""
 
-from klip_monai.sampling.samplers import posterior_sample, renoise, standard_normal
+from klip_monai.sampling.samplers import posterior_sample, prior_sample, renoise, standard_normal
 from klip_monai.sampling.step import Callback, ConjugateGradientPosterior, PosteriorDenoiser, Step
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "PosteriorDenoiser",
     "Step",
     "posterior_sample",
+    "prior_sample",
     "renoise",
     "standard_normal",
 ]

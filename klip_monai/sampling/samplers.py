@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import torch
 
+from klip_monai.prior import Denoiser
 from klip_monai.sampling.step import Callback, PosteriorDenoiser, Step
 
 
@@ -57,6 +58,18 @@ def posterior_sample(
         direction = (x - denoised_posterior) / sigma
         x = denoised_posterior + sigma_next * ((1 - eta**2) ** 0.5 * direction + eta * standard_normal(x, generator))
     raise ValueError("sigmas: got none, expected at least one noise level")
+
+
+def prior_sample(
+    denoiser: Denoiser, x: torch.Tensor, *, sigmas: Sequence[float], generator: torch.Generator, churn: float = 1.0
+) -> torch.Tensor:
+    """Run the reverse process without a measurement; arguments and result as in :func:`posterior_sample`."""
+
+    def unmeasured(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+        denoised = denoiser(x, sigma)
+        return denoised, denoised
+
+    return posterior_sample(unmeasured, x, sigmas=sigmas, generator=generator, churn=churn)
 
 
 def renoise(

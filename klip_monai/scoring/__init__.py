@@ -1,12 +1,20 @@
 """From steps of a sampler to a KL density, a heat map, labels and p-values. Scoring never knows which sampler ran."""
 
 from klip_monai.scoring.density import KLAccumulator, Window, block_scores, smooth
-from klip_monai.scoring.expected import ContrastSums, ExpectedDensity, leave_one_out, local_contrast
+from klip_monai.scoring.expected import (
+    CONTRAST_MM,
+    ContrastSums,
+    ExpectedDensity,
+    contrast_px,
+    leave_one_out,
+    local_contrast,
+)
 from klip_monai.scoring.labels import LABEL_NAMES, islands, threshold_heatmap
-from klip_monai.scoring.reference import CONTRAST_PX, IDReference, settings_key
+from klip_monai.scoring.reference import IDReference, settings_key
+from klip_monai.scoring.twins import over_twins, twin_p_values
 
 __all__ = [
-    "CONTRAST_PX",
+    "CONTRAST_MM",
     "LABEL_NAMES",
     "ContrastSums",
     "ExpectedDensity",
@@ -14,10 +22,13 @@ __all__ = [
     "KLAccumulator",
     "Window",
     "block_scores",
+    "contrast_px",
     "islands",
     "leave_one_out",
     "local_contrast",
+    "over_twins",
     "settings_key",
     "smooth",
     "threshold_heatmap",
+    "twin_p_values",
 ]

@@ -21,9 +21,17 @@ from klip_monai.scoring.density import smooth
 Values = NDArray[Any]
 """A floating-point array."""
 
+CONTRAST_MM = 6.0
+"""Neighbourhood of the local contrast that heat maps are calibrated by: a Gaussian of this standard deviation."""
+
 _EDGES = np.geomspace(0.01, 1.0, 21)  # of the bins of local contrast: tenths of a decade
 _MIN_PIXELS = 200  # a bin with fewer says too little; its neighbours are interpolated
 _FLOOR = 1e-6
+
+
+def contrast_px(pixel_mm: float) -> float:
+    """:data:`CONTRAST_MM` in pixels."""
+    return CONTRAST_MM / pixel_mm
 
 
 def local_contrast(images: torch.Tensor, *, sigma_px: float) -> torch.Tensor:

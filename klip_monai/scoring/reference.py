@@ -14,9 +14,6 @@ import numpy as np
 from klip_monai.errors import BundleError
 from klip_monai.scoring.expected import ExpectedDensity, Values, leave_one_out
 
-CONTRAST_PX = 2.0
-"""Neighbourhood of the local contrast that an ID reference calibrates by, in pixels of the prior's grid."""
-
 
 def settings_key(settings: Mapping[str, Any]) -> str:
     """Hash of everything a threshold belongs to (weights, sampler, operator, ...), given as JSON-able values."""
@@ -52,6 +49,7 @@ class IDReference:
         density: Sequence[Values],
         contrast: Sequence[Values],
         *,
+        contrast_px: float,
         settings: Mapping[str, Any],
         slices: int,
         description: str,
@@ -60,8 +58,8 @@ class IDReference:
 
         Args:
             density: for each healthy scan its in-body smoothed density, (N,), nats per pixel.
-            contrast: for each healthy scan the local contrast of the same pixels, (N,), taken in a neighbourhood of
-                :data:`CONTRAST_PX`.
+            contrast: for each healthy scan the local contrast of the same pixels, (N,).
+            contrast_px: the neighbourhood that the contrast was taken in, pixels.
             settings: what the densities were made with.
             slices: slices of each scan.
             description: what the scans were.
@@ -69,7 +67,7 @@ class IDReference:
         Raises:
             InputError: for fewer than two scans, or too few pixels.
         """
-        expected, calibrated = leave_one_out(density, contrast, contrast_px=CONTRAST_PX)
+        expected, calibrated = leave_one_out(density, contrast, contrast_px=contrast_px)
         scores = tuple(sorted(float(values.max()) for values in calibrated))
         suspicious = float(np.quantile(np.concatenate(calibrated), 0.999))
         strong = max(float(np.quantile(scores, 0.95, method="higher")), suspicious)

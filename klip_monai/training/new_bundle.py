@@ -30,9 +30,10 @@ def new_bundle(base: Path, target: Path) -> None:
         raise BundleError(f"bundle {base.name}: trains on {dataset}, expected one that trains on a slice set")
     configs = target / "configs"
     if target.exists():
-        if not (configs / "train.json").is_file() or (configs / "train.json").read_text() != (
-            base / "configs" / "train.json"
-        ).read_text():
+        if (
+            not (configs / "train.json").is_file()
+            or (configs / "train.json").read_text() != (base / "configs" / "train.json").read_text()
+        ):
             raise OutputError(f"output: got {target}, which holds something else; choose a new folder")
         return
     try:

@@ -171,8 +171,7 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         ]
         if not self.groups:
             raise InputError(f"slice set {folder}: no group with split {split!r}; see its {_MANIFEST}")
-        content = json.loads((self.folder / _GRID).read_text())
-        self.grid = PriorGrid(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
+        self.grid = PriorGrid(**json.loads((self.folder / _GRID).read_text()))
         if grid is not None and grid != self.grid:
             raise InputError(f"slice set {folder}: got slices of {self.grid}, expected {grid}; prepare it anew")
         self._ends = np.cumsum([group.slices for group in self.groups])

@@ -105,16 +105,16 @@ def picture_groups(
         by_group.setdefault(row["group"], []).append(row)
     groups = []
     for name, members in by_group.items():
-        splits, sources = ({row[key] for row in members} for key in ("split", "source"))
-        if len(splits) > 1:
-            raise InputError(f"manifest {manifest}: group {name} is in {sorted(splits)}, expected one split a group")
+        sides, sources = ({row[key] for row in members} for key in ("split", "source"))
+        if len(sides) > 1:
+            raise InputError(f"manifest {manifest}: group {name} is in {sorted(sides)}, expected one split a group")
         absent = [row["file"] for row in members if not (manifest.parent / row["file"]).is_file()]
         if absent:
             raise InputError(f"manifest {manifest}: {absent[0]} ({len(absent)} in group {name}) is missing beside it")
         source = min(sources)
         clip_hu = clipped.get(source)
         pictures = [(manifest.parent / row["file"], float(row.get("pixel_mm") or pixel_mm)) for row in members]
-        groups.append(Group(name, source, splits.pop(), clip_hu, _picture_reader(pictures, clip_hu)))
+        groups.append(Group(name, source, sides.pop(), clip_hu, _picture_reader(pictures, clip_hu)))
     return groups
 
 

@@ -111,7 +111,7 @@ def test_interval_holds_the_estimate_narrows_with_patients_and_repeats_with_its_
 
 def test_one_patient_has_no_interval_and_none_is_refused():
     assert str(bootstrap(np.mean, [0.25])) == "0.250"
-    with pytest.raises(InputError, match=r"got \[0\] patients"):
+    with pytest.raises(InputError, match=r"got \[0\] entries"):
         bootstrap(np.mean, [])
 
 
@@ -121,3 +121,15 @@ def test_dice_of_overlapping_equal_and_empty_masks():
     a[0, :4], b[0, 2:] = True, True
     assert dice(a, b) == pytest.approx(2 * 2 / 6)
     assert dice(a, ~a) == 0
+
+
+def test_intervals_are_over_patients_and_not_over_their_slices():
+    # Ten patients of 50 like slices each say no more than ten slices.
+    values = np.repeat(np.linspace(0, 1, 10), 50)
+    patients = [np.repeat(np.arange(10), 50)]
+    clustered, alone = bootstrap(np.mean, values, patients=patients), bootstrap(np.mean, np.linspace(0, 1, 10))
+    assert clustered.value == pytest.approx(alone.value)
+    assert clustered.high - clustered.low == pytest.approx(alone.high - alone.low, rel=0.1)
+    naive = bootstrap(np.mean, values)
+    assert naive.high - naive.low < 0.3 * (clustered.high - clustered.low)
+    assert bootstrap(np.mean, [0.1, 0.2], patients=[["one", "one"]]).low is None

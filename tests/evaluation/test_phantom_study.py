@@ -9,7 +9,7 @@ import torch
 
 from klip_monai.bundle import find_bundle, open_workflow
 from klip_monai.errors import InputError
-from klip_monai.evaluation import phantom_study, run_phantom_study, save_study, study_slices, to_markdown
+from klip_monai.evaluation import phantom_study, run_phantom_study, save_study, slice_study, study_slices, to_markdown
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser, UNetDenoiser, save_weights
@@ -29,12 +29,12 @@ def test_lesion_slices_show_their_lesion_in_the_body_and_healthy_ones_have_none(
     assert not (lesion.masks & ~lesion.body).any()
     assert not healthy.masks.any()
     assert healthy.images.shape == lesion.images.shape == (2, 1, 128, 128)
-    assert not set(healthy.seeds) & set(lesion.seeds)
+    assert not set(healthy.patients) & set(lesion.patients)
 
 
 def test_a_healthy_slice_is_the_slice_where_the_same_patient_would_have_a_lesion(slices):
     ill = study_slices(2, PriorGrid(), seed=200_000, lesion=True)
-    assert ill.seeds == slices[0].seeds
+    assert ill.patients == slices[0].patients
     far = ~(torch.nn.functional.max_pool2d(ill.masks.float(), 9, stride=1, padding=4) > 0)
     difference = (ill.images - slices[0].images).abs()
     assert float(difference[far].max()) < 0.05
@@ -59,38 +59,38 @@ def study():
 
 
 def test_a_prior_that_only_lacks_the_lesion_finds_it(study):
-    for row in study.rows:
+    for row in study.study.rows:
         assert row.image_level.value > 0.97
         assert row.plain_image_level.value > 0.97
         assert row.slice_level.value == row.plain_slice_level.value == 1
-    assert study.rows[0].blocks_legacy.value >= study.rows[0].blocks_in_body.value
+    assert study.study.rows[0].blocks_legacy.value >= study.study.rows[0].blocks_in_body.value
 
 
 def test_rows_say_what_they_cost_and_how_they_were_made(study):
-    assert [row.passes for row in study.rows] == [4, 3]
-    assert study.rows[1].settings["estimator"] == "trajectory"
-    assert all(row.seconds > 0 for row in study.rows)
+    assert [row.passes for row in study.study.rows] == [4, 3]
+    assert study.study.rows[1].settings["estimator"] == "trajectory"
+    assert all(row.seconds > 0 for row in study.study.rows)
 
 
 def test_strata_share_out_the_lesion_slices(study):
-    assert sum(stratum.slices for stratum in study.strata) == len(study.lesion_seeds)
-    for stratum in study.strata:
+    assert sum(stratum.slices for stratum in study.study.strata) == len(study.lesion_seeds)
+    for stratum in study.study.strata:
         assert (stratum.image_level is None) == (stratum.slices == 0)
 
 
 def test_radius_of_a_disc_is_recovered():
     axis = torch.arange(64) - 32.0
     disc = (axis[:, None] ** 2 + axis**2 <= 10**2)[None, None]
-    assert phantom_study.equivalent_radii(disc, pixel_mm=3.0)[0] == pytest.approx(30, rel=0.02)
+    assert slice_study.equivalent_radii(disc, pixel_mm=3.0)[0] == pytest.approx(30, rel=0.02)
 
 
 def test_report_is_written_as_tables_and_as_strict_json(study, tmp_path):
     save_study(study, tmp_path / "new", provenance={"bundle": "toy"})
     text = (tmp_path / "new" / "phantom_study.md").read_text()
     assert text == to_markdown(study)
-    assert f"| trajectory unrestricted | {study.rows[1].image_level} |" in text
+    assert f"| trajectory unrestricted | {study.study.rows[1].image_level} |" in text
     content = json.loads((tmp_path / "new" / "phantom_study.json").read_text())
-    assert content["rows"][0]["image_level"]["value"] == study.rows[0].image_level.value
+    assert content["study"]["rows"][0]["image_level"]["value"] == study.study.rows[0].image_level.value
     assert content["provenance"] == {"bundle": "toy"}
     assert content["scans"] is None
 
@@ -124,7 +124,7 @@ def test_the_bundle_runs_the_study_with_all_rows(tmp_path):
     workflow.initialize()
     workflow.run()
     content = json.loads((tmp_path / "out" / "phantom_study.json").read_text())
-    rows = {row["name"]: row for row in content["rows"]}
+    rows = {row["name"]: row for row in content["study"]["rows"]}
     restricted = [rows[name] for name in ("renoised", "trajectory", "renoised_window_only", "denoising_only")]
     unrestricted = [rows[name] for name in ("renoised_unrestricted", "trajectory_unrestricted")]
     assert len(rows) == len(restricted) + len(unrestricted)

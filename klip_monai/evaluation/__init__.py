@@ -1,5 +1,7 @@
 """How well anomalies are found: metrics, studies and their tables. Needs the extra ``eval`` (scikit-learn)."""
 
+from klip_monai.evaluation.anomalies import Stars, Tumours
+from klip_monai.evaluation.anomaly_study import AnomalyStudy, healthy_slices, run_anomaly_study, with_anomalies
 from klip_monai.evaluation.metrics import (
     Estimate,
     auroc,
@@ -12,31 +14,39 @@ from klip_monai.evaluation.metrics import (
     slice_scores,
 )
 from klip_monai.evaluation.phantom_study import PhantomStudy, run_phantom_study, study_slices
-from klip_monai.evaluation.report import save_study, to_markdown
+from klip_monai.evaluation.report import anomalies_to_markdown, save_anomaly_study, save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
 
 __all__ = [
+    "AnomalyStudy",
     "Estimate",
     "PhantomStudy",
     "Row",
     "ScanStudy",
     "ScoredScan",
     "SliceStudy",
+    "Stars",
     "Stratum",
     "StudySlices",
+    "Tumours",
+    "anomalies_to_markdown",
     "auroc",
     "block_level_auroc",
     "bootstrap",
     "dice",
+    "healthy_slices",
     "image_level_auroc",
+    "run_anomaly_study",
     "run_phantom_study",
     "run_scan_study",
     "run_slice_study",
+    "save_anomaly_study",
     "save_study",
     "sensitivity",
     "slice_level_auroc",
     "slice_scores",
     "study_slices",
     "to_markdown",
+    "with_anomalies",
 ]

@@ -133,13 +133,13 @@ def run_phantom_study(
             network,
             rows,
             healthy=well,
-            anomalous=ill,
+            anomalous={"lesions": ill},
             calibration=null,
             grid=grid,
             progress=progress,
             block_px=block_px,
             device=device,
-        )
+        )["lesions"]
     return PhantomStudy(study, slice_mm, _seeds(well), _seeds(ill))
 
 

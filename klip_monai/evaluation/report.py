@@ -7,18 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from klip_monai.evaluation.anomaly_study import AnomalyStudy
 from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM, PhantomStudy
 from klip_monai.evaluation.scan_study import LEVEL, ScanStudy
-from klip_monai.evaluation.slice_study import Row, Stratum
+from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum
 from klip_monai.io.atomic import publish
 from klip_monai.io.summary import write_summary
 
 
 def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
     """The studies as Markdown tables: settings of the inferer, lesion sizes, and whole scans."""
-    head = ["setting", "image-level", "slice-level", "plain image-level", "plain slice-level"]
-    head += [f"{study.study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
-    sizes = ["radius in the slice", "slices", "image-level", "slice-level", "sensitivity"]
     ranges = (RADIUS_MM, CONTRAST_HU, study.slice_mm)
     radius, contrast, distance = ("-".join(f"{v:g}" for v in pair) for pair in ranges)
     return "\n".join(
@@ -29,24 +27,71 @@ def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
             f"whom trained the prior; liver lesions of {radius} mm radius, {contrast} HU off the liver, each in the "
             f"slice where it is largest, slices {distance} mm apart. Healthy slices lie where a lesion would be.",
             "",
-            "Image-level: AUROC over the in-body pixels of a lesion slice, averaged over slices. Slice-level: AUROC of "
-            "the in-body maximum, healthy against lesion. Both are of the heat map, calibrated by healthy slices of "
-            "other patients; plain: without calibration. Blocks: image-level over block sums of the density, neither "
-            "smoothed nor calibrated; legacy counts background blocks as negatives, which inflates it. Dice: above the "
-            "99.9 % quantile of healthy in-body pixels. NFE: network passes a slice. In brackets 95 % bootstrap "
-            "intervals over patients.",
+            _FIGURES,
             "",
-            *_table(head, [_cells(row) for row in study.study.rows]),
-            "",
-            f"## {_title(study.study.rows[0].name)}, by lesion size",
-            "",
-            "Sensitivity: of lesion slices, at a specificity of 95 %.",
-            "",
-            *_table(sizes, [_size_cells(stratum) for stratum in study.study.strata]),
-            "",
+            *_study_lines(study.study, "##"),
             *(_scan_lines(scans) if scans else []),
         ]
     )
+
+
+_FIGURES = (
+    "Image-level: AUROC over the in-body pixels of an anomalous slice, averaged over slices. Slice-level: AUROC of the "
+    "in-body maximum, healthy against anomalous. Both are of the heat map, calibrated by healthy slices of other "
+    "patients; plain: without calibration. Blocks: image-level over block sums of the density, neither smoothed nor "
+    "calibrated; legacy counts background blocks as negatives, which inflates it. Dice: above the 99.9 % quantile of "
+    "healthy in-body pixels. NFE: network passes a slice. Sensitivity: of anomalous slices, at a specificity of 95 %. "
+    "In brackets 95 % bootstrap intervals over patients."
+)
+
+
+def _study_lines(study: SliceStudy, level: str) -> list[str]:
+    """Tables of a study: its settings, and the first of them by size."""
+    head = ["setting", "image-level", "slice-level", "plain image-level", "plain slice-level"]
+    head += [f"{study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
+    sizes = ["radius in the slice", "slices", "image-level", "slice-level", "sensitivity"]
+    return [
+        *_table(head, [_cells(row) for row in study.rows]),
+        "",
+        f"{level} {_title(study.rows[0].name)}, by size",
+        "",
+        *_table(sizes, [_size_cells(stratum) for stratum in study.strata]),
+        "",
+    ]
+
+
+def anomalies_to_markdown(study: AnomalyStudy) -> str:
+    """The anomaly study as Markdown tables, one section for each kind of anomaly."""
+    sources = ", ".join(f"{count} of {source}" for source, count in study.healthy.items())
+    lines = [
+        "# Synthetic anomalies in held-out healthy slices",
+        "",
+        f"{sum(study.healthy.values())} healthy slices ({sources}; every {study.stride}th slice of {study.patients} "
+        "patients or ranges of slices, none of which trained the prior or chose its settings), and the same slices "
+        f"with one anomaly each where there is room. Calibrated by {study.calibration} slices of other patients.",
+        "",
+        _FIGURES,
+        "",
+    ]
+    for kind, part in study.studies.items():
+        lines += [f"## {kind[0].upper()}{kind[1:]} ({part.anomalous} slices)", "", *_study_lines(part, "###")]
+    return "\n".join(lines)
+
+
+def save_anomaly_study(study: AnomalyStudy, output_dir: str | Path, *, provenance: Mapping[str, Any]) -> None:
+    """Write ``anomaly_study.md`` and ``anomaly_study.json``, or neither.
+
+    Args:
+        study: the result.
+        output_dir: folder; made if missing.
+        provenance: which bundle and weights were studied, JSON-able.
+
+    Raises:
+        OutputError: if the folder cannot be written to.
+    """
+    with publish(output_dir) as staging:
+        (staging / "anomaly_study.md").write_text(anomalies_to_markdown(study), encoding="utf-8")
+        write_summary(staging / "anomaly_study.json", asdict(study) | {"provenance": dict(provenance)})
 
 
 def _scan_lines(scans: ScanStudy) -> list[str]:

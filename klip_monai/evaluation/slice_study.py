@@ -137,60 +137,71 @@ def run_slice_study(
     rows: Mapping[str, KLIPInferer],
     *,
     healthy: StudySlices,
-    anomalous: StudySlices,
+    anomalous: Mapping[str, StudySlices],
     calibration: StudySlices,
     grid: PriorGrid,
     progress: Progress,
     block_px: int = 8,
     device: torch.device | str = "cpu",
-) -> SliceStudy:
+) -> dict[str, SliceStudy]:
     """Score healthy and anomalous slices under each of several settings, each calibrated by further healthy slices.
 
     Args:
         network: the prior, on ``device``.
         rows: inferers by name; the first one's figures are also given by size.
         healthy: slices without an anomaly.
-        anomalous: slices with one.
+        anomalous: slices with one, by kind.
         calibration: healthy slices of other patients, that each row's expected density is taken from.
         grid: the prior's slice format.
         progress: shows how many slices are done.
         block_px: side of the blocks, in pixels.
         device: where to score.
 
+    Returns:
+        A study for each kind of anomaly.
+
     Raises:
         InputError: without rows or with fewer than two slices of a kind.
     """
-    if not rows or min(len(healthy), len(anomalous), len(calibration)) < 2:
+    sizes = {"healthy": len(healthy), "calibration": len(calibration)} | {k: len(s) for k, s in anomalous.items()}
+    if not rows or not anomalous or min(sizes.values()) < 2:
+        counts = ", ".join(f"{size} {kind}" for kind, size in sizes.items())
         raise InputError(
-            f"study: got {len(rows)} rows, {len(healthy)} healthy, {len(anomalous)} anomalous and {len(calibration)} "
-            "calibration slices; expected at least one row and two slices of each kind"
+            f"study: got {len(rows)} rows and {counts} slices; expected at least one row, one kind of anomaly, and two "
+            "slices of each kind"
         )
-    images = torch.cat([healthy.images, anomalous.images, calibration.images]).to(device)
-    results, strata = [], []
+    groups = [healthy, *anomalous.values(), calibration]
+    images = torch.cat([group.images for group in groups])
+    results: dict[str, list[Row]] = {kind: [] for kind in anomalous}
+    strata: dict[str, list[Stratum]] = {}
     for name, inferer in rows.items():
-        density, seconds = _score(network, inferer, images, progress=progress, name=name)
-        density, null_density = density[: -len(calibration)], density[-len(calibration) :]
+        density, seconds = _score(network, inferer, images.to(device), progress=progress, name=name)
         plain = smooth(density, sigma_px=inferer.smoothing_px)
-        expected = _expected(smooth(null_density, sigma_px=inferer.smoothing_px), calibration, grid)
-        maps = _Maps(density=density, plain=plain, gain=expected.gain(torch.cat([healthy.images, anomalous.images])))
-        results.append(_row(name, inferer, maps, healthy, anomalous, seconds=seconds, block_px=block_px))
-        if len(results) == 1:
-            strata = _strata(maps.calibrated, healthy, anomalous, pixel_mm=grid.pixel_mm)
-    return SliceStudy(tuple(results), tuple(strata), block_px, len(healthy), len(anomalous))
+        expected = _expected(plain[-len(calibration) :], calibration, grid)
+        maps = _Maps(density, plain, plain * expected.gain(images))
+        parts = [_Maps(*part) for part in zip(*(m.split([len(g) for g in groups]) for m in maps.all), strict=True)]
+        for (kind, ill), ill_maps in zip(anomalous.items(), parts[1:-1], strict=True):
+            row = _row(name, inferer, parts[0], ill_maps, healthy, ill, seconds=seconds, block_px=block_px)
+            results[kind].append(row)
+            if kind not in strata:
+                strata[kind] = _strata(parts[0].calibrated, ill_maps.calibrated, healthy, ill, pixel_mm=grid.pixel_mm)
+    return {
+        kind: SliceStudy(tuple(results[kind]), tuple(strata[kind]), block_px, len(healthy), len(ill))
+        for kind, ill in anomalous.items()
+    }
 
 
 @dataclass(frozen=True)
 class _Maps:
-    """Maps of the healthy, then of the lesion slices, (B, 1, H, W): density, smoothed, and what calibrates it."""
+    """Maps (B, 1, H, W): density, smoothed, and calibrated (the heat map)."""
 
     density: torch.Tensor
     plain: torch.Tensor
-    gain: torch.Tensor
+    calibrated: torch.Tensor
 
     @property
-    def calibrated(self) -> torch.Tensor:
-        """The heat map."""
-        return self.plain * self.gain
+    def all(self) -> tuple[torch.Tensor, ...]:
+        return self.density, self.plain, self.calibrated
 
 
 def _expected(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid) -> ExpectedDensity:
@@ -217,25 +228,24 @@ def _score(
 def _row(
     name: str,
     inferer: KLIPInferer,
-    maps: _Maps,
+    well_maps: _Maps,
+    ill_maps: _Maps,
     well: StudySlices,
     ill: StudySlices,
     *,
     seconds: float,
     block_px: int,
 ) -> Row:
-    n = len(well)
-    heat = maps.calibrated
-    threshold = float(np.quantile(heat[:n][well.body].numpy(), 0.999))
-    overlaps = [dice((m >= threshold) & b, y) for m, y, b in zip(heat[n:], ill.masks, ill.body, strict=True)]
+    threshold = float(np.quantile(well_maps.calibrated[well.body].numpy(), 0.999))
+    overlaps = [dice((m >= threshold) & b, y) for m, y, b in zip(ill_maps.calibrated, ill.masks, ill.body, strict=True)]
     both = (well.patients, ill.patients)
-    image_level = [image_level_auroc(m[n:], ill.masks, ill.body, patients=ill.patients) for m in (heat, maps.plain)]
+    pairs = [(well_maps.calibrated, ill_maps.calibrated), (well_maps.plain, ill_maps.plain)]
+    image_level = [image_level_auroc(m, ill.masks, ill.body, patients=ill.patients) for _, m in pairs]
     slice_level = [
-        slice_level_auroc(slice_scores(m[:n], well.body), slice_scores(m[n:], ill.body), patients=both)
-        for m in (heat, maps.plain)
+        slice_level_auroc(slice_scores(w, well.body), slice_scores(m, ill.body), patients=both) for w, m in pairs
     ]
     blocks = [
-        block_level_auroc(maps.density[n:], ill.masks, ill.body, size=block_px, protocol=p, patients=ill.patients)
+        block_level_auroc(ill_maps.density, ill.masks, ill.body, size=block_px, protocol=p, patients=ill.patients)
         for p in PROTOCOLS
     ]
     return Row(
@@ -253,10 +263,11 @@ def _row(
     )
 
 
-def _strata(maps: torch.Tensor, well: StudySlices, ill: StudySlices, *, pixel_mm: float) -> list[Stratum]:
+def _strata(
+    well_maps: torch.Tensor, lesion_maps: torch.Tensor, well: StudySlices, ill: StudySlices, *, pixel_mm: float
+) -> list[Stratum]:
     radii = equivalent_radii(ill.masks, pixel_mm=pixel_mm)
-    healthy = slice_scores(maps[: len(well)], well.body)
-    lesion_maps = maps[len(well) :]
+    healthy = slice_scores(well_maps, well.body)
     scores = slice_scores(lesion_maps, ill.body)
     strata = []
     for low, high in STRATA_MM:

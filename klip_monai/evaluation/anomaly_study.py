@@ -1,0 +1,141 @@
+"""The anomaly study: healthy slices of held-out patients, and the same slices with synthetic anomalies in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from klip_monai.errors import InputError
+from klip_monai.evaluation.anomalies import Stars, Tumours
+from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
+from klip_monai.inferer import KLIPInferer
+from klip_monai.prior import Denoiser
+from klip_monai.standard import PriorGrid, body_mask
+from klip_monai.training import SliceSet
+
+KINDS: Mapping[str, Callable[..., tuple[torch.Tensor, torch.Tensor] | None]] = {
+    "tumours, 65-145 HU": Tumours(),
+    "tumours, 20-65 HU": Tumours(contrast_hu=(20.0, 65.0)),
+    "stars": Stars(),
+}
+"""Kinds of anomaly; the first and the last are the paper's."""
+
+_TRIES = 20  # anomalies of other sizes to try before a slice without room is passed over
+
+
+@dataclass(frozen=True)
+class AnomalyStudy:
+    """Result of :func:`run_anomaly_study`.
+
+    Attributes:
+        studies: by kind of anomaly.
+        healthy: slices by data set.
+        patients: number of patients (or ranges of slices) they come from.
+        calibration: number of slices that calibrated.
+        stride: every how manieth slice was taken.
+        seed: of the anomalies.
+    """
+
+    studies: Mapping[str, SliceStudy]
+    healthy: Mapping[str, int]
+    patients: int
+    calibration: int
+    stride: int
+    seed: int
+
+
+def healthy_slices(data: SliceSet, *, stride: int) -> StudySlices:
+    """Every ``stride``-th slice of a slice set, as it is."""
+    chosen = range(0, len(data), stride)
+    images = torch.stack([data[index]["image"] for index in chosen])
+    low, high = data.grid.hu_window
+    body = body_mask((images + 1) / 2 * (high - low) + low, body_hu=data.grid.body_hu)
+    return StudySlices(images, torch.zeros_like(body), body, tuple(data.group_of(index).group for index in chosen))
+
+
+def with_anomalies(
+    healthy: StudySlices,
+    add: Callable[..., tuple[torch.Tensor, torch.Tensor] | None],
+    *,
+    grid: PriorGrid,
+    seed: int,
+) -> StudySlices:
+    """The same slices with one anomaly each; slices that have no room for one are passed over.
+
+    Args:
+        healthy: the slices.
+        add: an anomaly, such as :class:`klip_monai.evaluation.anomalies.Tumours`.
+        grid: their format.
+        seed: of the anomalies.
+
+    Raises:
+        InputError: if no slice has room.
+    """
+    made = []
+    for index, (image, body) in enumerate(zip(healthy.images, healthy.body, strict=True)):
+        rng = np.random.default_rng([seed, index])
+        for _ in range(_TRIES):
+            result = add(image, body, grid, rng)
+            if result is not None and bool(result[1].any()):
+                made.append((*result, body, healthy.patients[index]))
+                break
+    if not made:
+        raise InputError(f"slices: none of {len(healthy)} has room for an anomaly; give slices of the abdomen")
+    images, masks, bodies, patients = zip(*made, strict=True)
+    return StudySlices(torch.stack(images), torch.stack(masks), torch.stack(bodies), tuple(patients))
+
+
+def run_anomaly_study(
+    network: Denoiser,
+    rows: Mapping[str, KLIPInferer],
+    *,
+    healthy: SliceSet,
+    calibration: SliceSet,
+    stride: int = 3,
+    seed: int = 0,
+    block_px: int = 8,
+    device: torch.device | str = "cpu",
+) -> AnomalyStudy:
+    """Score held-out healthy slices, and the same slices with anomalies, under each of several settings.
+
+    Args:
+        network: the prior, on ``device``.
+        rows: inferers by name; the first one's figures are also given by size.
+        healthy: slices of patients that neither trained the prior nor chose its settings.
+        calibration: healthy slices of yet other patients, that each row's expected density is taken from.
+        stride: every how manieth slice to take; neighbours show the same anatomy again.
+        seed: of the anomalies.
+        block_px: side of the blocks, in pixels.
+        device: where to score.
+
+    Raises:
+        InputError: for too few slices, slices without room for anomalies, or a patient on both sides.
+    """
+    shared = {group.group for group in healthy.groups} & {group.group for group in calibration.groups}
+    if shared:
+        raise InputError(f"calibration: got {len(shared)} groups of the study itself, expected other patients")
+    well, null = healthy_slices(healthy, stride=stride), healthy_slices(calibration, stride=stride)
+    with study_progress() as progress:
+        studies = run_slice_study(
+            network,
+            rows,
+            healthy=well,
+            anomalous=_anomalous(well, grid=healthy.grid, seed=seed, progress=progress),
+            calibration=null,
+            grid=healthy.grid,
+            progress=progress,
+            block_px=block_px,
+            device=device,
+        )
+    sources = [healthy.group_of(index).source for index in range(0, len(healthy), stride)]
+    by_source = {source: sources.count(source) for source in sorted(set(sources))}
+    return AnomalyStudy(studies, by_source, len(set(well.patients)), len(null), stride, seed)
+
+
+def _anomalous(healthy: StudySlices, *, grid: PriorGrid, seed: int, progress: Progress) -> dict[str, StudySlices]:
+    tracked = progress.track(KINDS.items(), description="anomalies")
+    return {kind: with_anomalies(healthy, add, grid=grid, seed=seed) for kind, add in tracked}

@@ -1,0 +1,243 @@
+"""The tumour study: real scans with voxel masks of their lesions, scored whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, precision_recall_curve
+
+from klip_monai.errors import InputError
+from klip_monai.evaluation.metrics import Estimate, Values, auroc, bootstrap, slice_scores
+from klip_monai.evaluation.slice_study import study_progress
+from klip_monai.io import read_volume
+from klip_monai.standard import resample_mask, standard_slices
+from klip_monai.transforms import KLIPScore
+
+PEAK_MM = 10.0
+"""Peaks of a heat map closer than this are one."""
+
+
+@dataclass(frozen=True)
+class LabelledScan:
+    """A scan and the masks of what is in it.
+
+    Attributes:
+        scan: path of a volume.
+        labels: path of a NIfTI of integers on the same grid.
+        organ: labels of the organ, lesions included.
+        lesion: labels of the lesions looked for.
+        ignore: labels of anything else abnormal, which is neither right nor wrong to find.
+    """
+
+    scan: Path
+    labels: Path
+    organ: tuple[int, ...]
+    lesion: tuple[int, ...]
+    ignore: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class TumourScan:
+    """Figures of one scan; None where it has no lesion.
+
+    Attributes:
+        name: of the scan.
+        slices: number of slices.
+        lesion_slices: number of slices with a lesion.
+        lesions: number of lesions (connected in 3D).
+        in_body: image-level AUROC over in-body pixels, mean over lesion slices.
+        in_organ: the same over the organ's pixels.
+        slice_level: AUROC of the slices' in-body maxima, without against with a lesion.
+        organ_slice_level: the same of maxima in the organ, over slices that show it.
+        average_precision: over the in-body pixels of all slices.
+        prevalence: share of in-body pixels in a lesion: the average precision of chance.
+        best_dice: highest Dice over thresholds, in-body.
+        scan_score: maximum of the heat map.
+        p_value: against the ID reference; None without one.
+        peaks: heat map at each peak, whether it lies in a lesion (number from 1), or 0.
+    """
+
+    name: str
+    slices: int
+    lesion_slices: int
+    lesions: int
+    in_body: float | None
+    in_organ: float | None
+    slice_level: float | None
+    organ_slice_level: float | None
+    average_precision: float | None
+    prevalence: float
+    best_dice: float | None
+    scan_score: float
+    p_value: float | None
+    peaks: tuple[tuple[float, int], ...]
+
+
+@dataclass(frozen=True)
+class TumourStudy:
+    """Result of :func:`run_tumour_study`; means over scans with lesions, intervals over scans.
+
+    Attributes:
+        scans: figures of each scan.
+        in_body: mean of the scans' image-level AUROC in the body.
+        in_organ: that in the organ.
+        sensitivity: share of lesions with a peak in them, at the threshold where scans have one false peak on average.
+    """
+
+    scans: tuple[TumourScan, ...]
+    in_body: Estimate
+    in_organ: Estimate
+    sensitivity: float
+
+
+def run_tumour_study(score: KLIPScore, scans: Sequence[LabelledScan]) -> TumourStudy:
+    """Score labelled scans, as the bundle would.
+
+    Args:
+        score: the transform.
+        scans: what to score.
+
+    Raises:
+        InputError: if no scan has a lesion, or labels lie on another grid than their scan.
+    """
+    with study_progress() as progress:
+        tracked = progress.track(scans, description="scans")
+        results = tuple(_scored(score, scan, progress=progress) for scan in tracked)
+    in_body = [scan.in_body for scan in results if scan.in_body is not None]
+    in_organ = [scan.in_organ for scan in results if scan.in_organ is not None]
+    if not in_body or not in_organ:
+        raise InputError(
+            f"scans: got {len(scans)} without any lesion in the organ, expected at least one with a lesion"
+        )
+    return TumourStudy(
+        results,
+        bootstrap(_mean, in_body),
+        bootstrap(_mean, in_organ),
+        sensitivity_at(results, false_peaks=1.0),
+    )
+
+
+def _scored(score: KLIPScore, scan: LabelledScan, *, progress: Progress) -> TumourScan:
+    volume = read_volume(scan.scan)
+    image = nib.load(scan.labels)
+    values = np.asarray(image.dataobj)  # type: ignore[attr-defined]
+    if values.shape != volume.shape[1:] or not np.allclose(image.affine, volume.affine, atol=1e-3):  # type: ignore[attr-defined]
+        raise InputError(f"labels {scan.labels.name}: got another voxel grid than {scan.scan.name}, expected the same")
+    standard = standard_slices(volume, score.grid)
+    task = progress.add_task(scan.scan.name, total=len(standard.images))
+    score.inferer.progress = lambda done, total: progress.update(task, completed=done)
+    heat = score.on_prior_grid(standard).cpu()
+    organ, lesion, ignore = (
+        resample_mask(np.isin(values, labels), standard.placement) & standard.body
+        for labels in (scan.organ, scan.lesion, scan.ignore)
+    )
+    spacing = (standard.placement.affine[:3, 2] ** 2).sum() ** 0.5, score.grid.pixel_mm, score.grid.pixel_mm
+    scan_score = float(heat.max())
+    return measured(
+        heat[:, 0],
+        lesion=lesion[:, 0],
+        organ=organ[:, 0] & ~ignore[:, 0],
+        body=standard.body[:, 0] & ~ignore[:, 0],
+        spacing_mm=spacing,
+        name=scan.scan.name,
+        p_value=score.reference.p_value(scan_score) if score.reference else None,
+    )
+
+
+def measured(
+    heat: torch.Tensor,
+    *,
+    lesion: torch.Tensor,
+    organ: torch.Tensor,
+    body: torch.Tensor,
+    spacing_mm: tuple[float, float, float],
+    name: str,
+    p_value: float | None,
+) -> TumourScan:
+    """Figures of a heat map.
+
+    Args:
+        heat: float (Z, H, W).
+        lesion: bool (Z, H, W).
+        organ: bool (Z, H, W); contains the lesions that count for it.
+        body: bool (Z, H, W); pixels outside do not count.
+        spacing_mm: of the axes.
+        name: of the scan.
+        p_value: of the scan.
+    """
+    ill = lesion.flatten(1).any(dim=1)
+    parts, lesions = ndimage.label(lesion.numpy(), np.ones((3, 3, 3)))
+    inside = heat[body].numpy(), lesion[body].numpy()
+    return TumourScan(
+        name=name,
+        slices=len(heat),
+        lesion_slices=int(ill.sum()),
+        lesions=int(lesions),
+        in_body=_image_level(heat[ill], lesion[ill], body[ill]),
+        in_organ=_image_level(heat[ill], lesion[ill], organ[ill]),
+        slice_level=_slice_level(heat, ill, body),
+        organ_slice_level=_slice_level(heat, ill, organ),
+        average_precision=float(average_precision_score(inside[1], inside[0])) if lesions else None,
+        prevalence=float(inside[1].mean()),
+        best_dice=best_dice(*inside) if lesions else None,
+        scan_score=float(heat[body].max()),
+        p_value=p_value,
+        peaks=_peaks(heat.numpy() * body.numpy(), parts, spacing_mm=spacing_mm),
+    )
+
+
+def _image_level(heat: torch.Tensor, lesion: torch.Tensor, region: torch.Tensor) -> float | None:
+    """Mean over slices in which the region has both lesion and other pixels."""
+    pairs = [(h[r].numpy(), y[r].numpy()) for h, y, r in zip(heat, lesion, region, strict=True)]
+    values = [auroc(h, y) for h, y in pairs if y.any() and not y.all()]
+    return float(np.mean(values)) if values else None
+
+
+def _slice_level(heat: torch.Tensor, ill: torch.Tensor, region: torch.Tensor) -> float | None:
+    shown = region.flatten(1).any(dim=1)
+    if not bool((ill & shown).any()) or bool(ill[shown].all()):
+        return None
+    return auroc(slice_scores(heat[shown][:, None], region[shown][:, None]), ill[shown].numpy())
+
+
+def best_dice(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
+    """Highest Dice that any threshold reaches: scores and labels (N,), with some label True."""
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
+
+
+def _peaks(
+    heat: NDArray[np.floating], parts: NDArray[np.integer], *, spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[float, int], ...]:
+    """Local maxima of a heat map (Z, H, W), highest first, with the lesion that each lies in."""
+    reach = [round(PEAK_MM / mm) for mm in spacing_mm]
+    highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach])
+    at = np.argwhere((heat == highest) & (heat > 0))
+    found = [(float(heat[tuple(index)]), int(parts[tuple(index)])) for index in at]
+    return tuple(sorted(found, reverse=True))
+
+
+def sensitivity_at(scans: Sequence[TumourScan], *, false_peaks: float) -> float:
+    """Share of all lesions with a peak in them above the threshold at which scans have so many false peaks on average.
+
+    Args:
+        scans: the scans.
+        false_peaks: peaks outside of lesions, mean over scans.
+    """
+    wrong = sorted((value for scan in scans for value, lesion in scan.peaks if not lesion), reverse=True)
+    allowed = int(false_peaks * len(scans))
+    threshold = wrong[allowed] if allowed < len(wrong) else -np.inf
+    found = sum(len({lesion for value, lesion in scan.peaks if lesion and value > threshold}) for scan in scans)
+    return found / sum(scan.lesions for scan in scans)
+
+
+def _mean(values: Values) -> float:
+    return float(np.mean(values))

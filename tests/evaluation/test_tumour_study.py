@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from klip_monai.errors import InputError
+from klip_monai.evaluation.tumour_study import LabelledScan, best_dice, measured, run_tumour_study, sensitivity_at
+from klip_monai.inferer import KLIPInferer
+from klip_monai.phantom import Organ, random_scan
+from klip_monai.physics import Identity
+from klip_monai.prior import GaussianDenoiser
+from klip_monai.standard import PriorGrid
+from klip_monai.transforms import KLIPScore
+
+SPACING = (5.0, 2.0, 2.0)
+
+
+def regions() -> dict[str, torch.Tensor]:
+    """Ten slices; an organ in all of them and two lesions in it, one over slices 2 and 3, the other in slice 7."""
+    body, organ, lesion = (torch.zeros(10, 40, 40, dtype=torch.bool) for _ in range(3))
+    body[:, 4:36, 4:36] = True
+    organ[:, 10:30, 10:22] = True
+    lesion[2:4, 12:16, 12:16] = True
+    lesion[7, 24:28, 14:18] = True
+    return {"lesion": lesion, "organ": organ, "body": body}
+
+
+def figures(heat: torch.Tensor):
+    return measured(heat, **regions(), spacing_mm=SPACING, name="a", p_value=0.05)
+
+
+def test_a_map_of_the_lesions_gets_full_marks():
+    scan = figures(regions()["lesion"].float() + 0.01 * torch.rand(10, 40, 40))
+    assert (scan.lesions, scan.lesion_slices, scan.slices) == (2, 3, 10)
+    assert scan.in_body == scan.in_organ == scan.slice_level == scan.organ_slice_level == 1
+    assert scan.average_precision == pytest.approx(1)
+    assert scan.best_dice == pytest.approx(1)
+    assert sensitivity_at([scan], false_peaks=1) == 1
+
+
+def test_a_random_map_gets_what_chance_gives():
+    scan = figures(torch.rand(10, 40, 40, generator=torch.Generator().manual_seed(0)))
+    assert scan.in_body == pytest.approx(0.5, abs=0.1)
+    assert scan.average_precision == pytest.approx(scan.prevalence, abs=0.02)
+
+
+def test_bright_tissue_outside_of_the_organ_counts_in_the_body_only():
+    heat = regions()["lesion"].float()
+    heat[:, 4:36, 28:36] = 2.0
+    scan = figures(heat)
+    assert scan.in_organ == 1
+    assert scan.in_body < 0.8
+    assert scan.slice_level == 0.5
+    assert scan.organ_slice_level == 1
+
+
+def test_sensitivity_counts_lesions_above_the_allowed_false_peaks():
+    heat = torch.zeros(10, 40, 40)
+    heat[3, 13, 13] = 3.0  # in the first lesion
+    heat[7, 25, 15] = 1.0  # in the second one
+    heat[5, 6, 30], heat[9, 32, 6] = 2.0, 1.5  # in healthy tissue
+    scan = figures(heat)
+    assert [round(value, 1) for value, _ in scan.peaks] == [3.0, 2.0, 1.5, 1.0]
+    assert sensitivity_at([scan], false_peaks=0) == 0.5
+    assert sensitivity_at([scan], false_peaks=1) == 0.5
+    assert sensitivity_at([scan], false_peaks=2) == 1.0
+
+
+def test_best_dice_is_that_of_the_best_threshold():
+    scores, labels = np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])
+    assert best_dice(scores, labels) == pytest.approx(0.8)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    scan = random_scan(300_000, slices=6, slice_mm=(5.0, 6.0), lesion=True, radius_mm=(12, 14), contrast_hu=(60, 70))
+    affine = np.asarray(scan.image.affine)
+    nib.save(nib.Nifti1Image(np.round(scan.image[0].numpy()).astype(np.int16), affine), folder / "ct.nii.gz")
+    labels = np.where(scan.lesions, 2, np.where(scan.organs == Organ.LIVER, 1, 0)).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, affine), folder / "labels.nii.gz")
+    return LabelledScan(folder / "ct.nii.gz", folder / "labels.nii.gz", organ=(1, 2), lesion=(2,)), labels, affine
+
+
+def test_a_labelled_scan_is_scored_on_its_own_grid(files):
+    scan, labels, _ = files
+    score = KLIPScore(
+        GaussianDenoiser(std=0.5),
+        KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=2),
+        grid=PriorGrid((64, 64), 6.0),
+    )
+    study = run_tumour_study(score, [scan])
+    (only,) = study.scans
+    assert only.slices == labels.shape[2]
+    assert only.lesions == 1
+    assert 0 < only.lesion_slices < only.slices
+    assert only.p_value is None
+    assert study.in_body.value == only.in_body
+    assert only.peaks[0][0] <= only.scan_score
+
+
+def test_labels_on_another_grid_and_scans_without_lesions_are_refused(files, tmp_path):
+    scan, labels, affine = files
+    score = KLIPScore(GaussianDenoiser(), KLIPInferer(Identity((64, 64))), grid=PriorGrid((64, 64), 6.0))
+    moved = affine.copy()
+    moved[0, 3] += 5
+    nib.save(nib.Nifti1Image(labels, moved), tmp_path / "moved.nii.gz")
+    with pytest.raises(InputError, match=r"labels moved\.nii\.gz: got another voxel grid than ct\.nii\.gz"):
+        run_tumour_study(score, [LabelledScan(scan.scan, tmp_path / "moved.nii.gz", (1, 2), (2,))])
+    with pytest.raises(InputError, match="got 0 without any lesion in the organ"):
+        run_tumour_study(score, [])

@@ -1,4 +1,4 @@
-"""The shipped phantom bundle passes MONAI's own checks and runs from any working directory."""
+"""The shipped bundles pass MONAI's own checks and run from any working directory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
-from klip_monai.bundle import find_bundle
+from klip_monai.bundle import find_bundle, shipped_bundles
 
-ROOT = find_bundle("klip_ct_phantom").root
-CONFIGS = ROOT / "configs"
-META = str(CONFIGS / "metadata.json")
+
+@pytest.fixture(params=[info.name for info in shipped_bundles()])
+def root(request) -> Path:
+    return find_bundle(request.param).root
+
+
+def meta(root: Path) -> str:
+    return str(root / "configs" / "metadata.json")
 
 
 @pytest.fixture
@@ -24,20 +29,20 @@ def elsewhere(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_metadata_is_valid_against_the_schema_stored_offline(elsewhere):
-    verify_metadata(meta_file=META, filepath=str(ROOT / "docs" / "metadata.schema.json"), create_dir=False)
+def test_metadata_is_valid_against_the_schema_stored_offline(root, elsewhere):
+    verify_metadata(meta_file=meta(root), filepath=str(root / "docs" / "metadata.schema.json"), create_dir=False)
 
 
-def test_metadata_version_has_a_changelog_entry():
-    metadata = json.loads(Path(META).read_text())
+def test_metadata_version_has_a_changelog_entry(root):
+    metadata = json.loads(Path(meta(root)).read_text())
     assert metadata["version"] in metadata["changelog"]
 
 
-def test_network_takes_and_gives_what_the_metadata_says(elsewhere):
+def test_network_takes_and_gives_what_the_metadata_says(root, elsewhere):
     verify_net_in_out(
         net_id="network_def",
-        meta_file=META,
-        config_file=str(CONFIGS / "inference.json"),
+        meta_file=meta(root),
+        config_file=str(root / "configs" / "inference.json"),
         device="cpu",
         extra_forward_args={"sigma": 0.3},
     )
@@ -45,33 +50,37 @@ def test_network_takes_and_gives_what_the_metadata_says(elsewhere):
 
 @pytest.mark.parametrize(
     ("files", "kind"),
-    [(["inference.json"], "inference"), (["inference.json", "evaluate.json"], "inference")],
+    [
+        (["inference.json"], "inference"),
+        (["inference.json", "evaluate.json"], "inference"),
+    ],
 )
-def test_configurations_have_all_properties_of_a_bundle(elsewhere, files, kind):
+def test_configurations_have_all_properties_of_a_bundle(root, elsewhere, files, kind):
     workflow = ConfigWorkflow(
-        config_file=[str(CONFIGS / name) for name in files],
-        meta_file=META,
-        logging_file=str(CONFIGS / "logging.conf"),
+        config_file=[str(root / "configs" / name) for name in files],
+        meta_file=meta(root),
+        logging_file=str(root / "configs" / "logging.conf"),
         workflow_type=kind,
-        bundle_root=str(ROOT),
+        bundle_root=str(root),
         dataset_dir=str(elsewhere),
     )
     workflow.initialize()
     assert not workflow.check_properties()
 
 
-def test_files_of_a_complete_bundle_are_there():
+def test_files_of_a_complete_bundle_are_there(root):
     names = ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf", "models/model.safetensors")
     for name in names:
-        assert (ROOT / name).is_file(), name
-    assert sum(p.stat().st_size for p in (ROOT / "models").rglob("*") if p.is_file()) < 25e6
+        assert (root / name).is_file(), name
+    assert sum(p.stat().st_size for p in (root / "models").rglob("*") if p.is_file()) < 25e6
 
 
 def test_monai_bundle_run_writes_what_klip_monai_score_writes(elsewhere, small_ct):
+    phantom = find_bundle("klip_ct_phantom").root
     for command in (
         [
-            *("-m", "monai.bundle", "run", "--bundle_root", str(ROOT), "--meta_file", META),
-            *("--config_file", str(CONFIGS / "inference.json"), "--logging_file", "False"),
+            *("-m", "monai.bundle", "run", "--bundle_root", str(phantom), "--meta_file", meta(phantom)),
+            *("--config_file", str(phantom / "configs" / "inference.json"), "--logging_file", "False"),
             *("--dataset_dir", str(small_ct), "--output_dir", "by_bundle", "--device", "$torch.device('cpu')"),
         ],
         ["-m", "klip_monai.cli", "score", str(small_ct), "--output", "by_cli", "--bundle", "klip_ct_phantom"],

@@ -6,13 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.data import MetaTensor
 
 from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.phantom import random_scan
 from klip_monai.scoring import IDReference, contrast_px, local_contrast
-from klip_monai.standard import standard_slices
+from klip_monai.standard import PriorGrid, body_of, standard_slices
+from klip_monai.training import SliceSet
 from klip_monai.transforms import KLIPScore
 
 REFERENCE_SEED = 50_000
@@ -23,6 +25,17 @@ SLICE_MM = (4.0, 6.0)
 
 MIN_SCANS = 19
 """With n healthy scans the smallest p-value is 1 / (1 + n)."""
+
+
+Scan = tuple[torch.Tensor, torch.Tensor]
+"""Standard slices of a healthy scan, float32 (Z, 1, H, W) in [-1, 1], and its body mask, bool (Z, 1, H, W)."""
+
+
+def standardized(volumes: Iterable[MetaTensor], grid: PriorGrid) -> Iterator[Scan]:
+    """Volumes, float32 HU (1, X, Y, Z), in the slice format of a prior."""
+    for volume in volumes:
+        slices = standard_slices(volume, grid)
+        yield slices.images, slices.body
 
 
 def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Iterator[MetaTensor]:
@@ -41,14 +54,22 @@ def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:
         yield read_volume(path)
 
 
-def calibrate(
-    score: KLIPScore, scans: Iterable[MetaTensor], *, settings: Mapping[str, Any], description: str
-) -> IDReference:
+def set_scans(data: SliceSet, *, slices: int) -> Iterator[Scan]:
+    """Runs of ``slices`` neighbouring slices of a slice set, each taken for a scan; shorter rests are left out."""
+    first = 0
+    for group in data.groups:
+        for start in range(first, first + group.slices - slices + 1, slices):
+            images = torch.stack([data[index]["image"] for index in range(start, start + slices)])
+            yield images, body_of(images, data.grid)
+        first += group.slices
+
+
+def calibrate(score: KLIPScore, scans: Iterable[Scan], *, settings: Mapping[str, Any], description: str) -> IDReference:
     """Score healthy scans and keep what p-values and thresholds need.
 
     Args:
         score: the transform, under the settings and without a reference of its own.
-        scans: healthy volumes, float32 HU (1, X, Y, Z), none of which trained the prior.
+        scans: healthy scans, none of which trained the prior.
         settings: see :func:`klip_monai.bundle.scoring_settings`.
         description: what the scans are.
 
@@ -57,13 +78,10 @@ def calibrate(
     """
     density, contrast, slices = [], [], []
     around_px = contrast_px(score.grid.pixel_mm)
-    for scan in scans:
-        standard = standard_slices(scan, score.grid)
-        heatmap = score.on_prior_grid(standard)
-        detail = local_contrast(standard.images, sigma_px=around_px)
-        density.append(heatmap.cpu()[standard.body].numpy())
-        contrast.append(detail[standard.body].numpy())
-        slices.append(len(standard.images))
+    for images, body in scans:
+        density.append(score.on_prior_grid(images, body).cpu()[body].numpy())
+        contrast.append(local_contrast(images, sigma_px=around_px)[body].numpy())
+        slices.append(len(images))
     if len(density) < MIN_SCANS:
         raise InputError(
             f"healthy scans: got {len(density)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; add scans"

@@ -136,8 +136,10 @@ def bundles() -> None:
 def calibrate(
     bundle: BundleOption = None,
     healthy: Annotated[Path | None, typer.Option(help="Folder of healthy scans: a sub-folder or file each.")] = None,
-    phantoms: Annotated[int | None, typer.Option(min=19, help="Use so many phantoms instead.")] = None,
-    slices: Annotated[int, typer.Option(min=3, help="Slices of each phantom.")] = 24,
+    slice_set: Annotated[Path | None, typer.Option(help="Or a slice set, from `klip-monai prepare`.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the slice set.")] = "reference",
+    phantoms: Annotated[int | None, typer.Option(min=19, help="Or so many phantoms.")] = None,
+    slices: Annotated[int, typer.Option(min=3, help="Slices of each phantom, or run of the slice set.")] = 24,
     operator: OperatorOption = None,
     views: ViewsOption = None,
     angle_range: AngleOption = None,
@@ -150,21 +152,29 @@ def calibrate(
     """Make an ID reference: thresholds and p-values for a bundle under given options, from healthy scans."""
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.calibration import calibrate as make_reference
-    from klip_monai.calibration import healthy_scans, phantom_scans
+    from klip_monai.calibration import healthy_scans, phantom_scans, set_scans, standardized
+    from klip_monai.training import SliceSet
     from klip_monai.transforms import KLIPScore
 
-    if (healthy is None) == (phantoms is None):
-        raise InputError("calibrate: give either --healthy FOLDER or --phantoms N (at least 19, for p-values of 0.05)")
+    if sum(source is not None for source in (healthy, slice_set, phantoms)) != 1:
+        raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     workflow = _open(info, seed=seed, **_overrides(operator, views, angle_range, estimator, twins, device))
     parts = {name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings")}
     if healthy is not None:
         if not healthy.is_dir():
             raise InputError(f"--healthy: got {str(healthy)!r}, expected a folder with a healthy scan in each entry")
-        scans, total, what = healthy_scans(healthy), len(list(healthy.iterdir())), "healthy scans"
+        scans, total = standardized(healthy_scans(healthy), parts["grid"]), len(list(healthy.iterdir()))
+        what = "healthy scans"
+    elif slice_set is not None:
+        data = SliceSet(slice_set, split=split, grid=parts["grid"])
+        scans, total = set_scans(data, slices=slices), sum(group.slices // slices for group in data.groups)
+        patients = sum(group.slices >= slices for group in data.groups)
+        what = f"runs of {slices} healthy slices of {patients} patients or ranges of slices"
     else:
         assert phantoms is not None
-        scans, total, what = phantom_scans(phantoms, slices=slices), phantoms, "healthy phantoms of klip_monai.phantom"
+        scans, total = standardized(phantom_scans(phantoms, slices=slices), parts["grid"]), phantoms
+        what = "healthy phantoms of klip_monai.phantom"
     with _progress() as bar:
         reference = make_reference(
             KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"]),

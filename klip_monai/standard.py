@@ -160,6 +160,12 @@ def body_mask(images_hu: torch.Tensor, *, body_hu: float) -> torch.Tensor:
     return torch.from_numpy(mask)[:, None]
 
 
+def body_of(images: torch.Tensor, grid: PriorGrid) -> torch.Tensor:
+    """Body mask of standard slices, float (Z, 1, H, W) in [-1, 1]; the format's ``body_hu`` must lie in its window."""
+    low, high = grid.hu_window
+    return body_mask((images + 1) / 2 * (high - low) + low, body_hu=grid.body_hu)
+
+
 def _near(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """One pixel around: gives back the edge that the opening took, and no more."""
     return np.asarray(ndimage.binary_dilation(part))

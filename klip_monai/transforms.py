@@ -19,7 +19,7 @@ from klip_monai.io.atomic import check_writable
 from klip_monai.io.read import read_volume
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import IDReference, threshold_heatmap
-from klip_monai.standard import PriorGrid, StandardSlices, standard_slices, to_source_grid
+from klip_monai.standard import PriorGrid, standard_slices, to_source_grid
 
 Data = dict[Hashable, Any]
 
@@ -159,15 +159,23 @@ class KLIPScore(Transform):
             MetaTensor float32 (1, X, Y, Z); meta has ``scan_score``, the maximum before it was brought back.
         """
         slices = standard_slices(volume, self.grid)
-        density = self.on_prior_grid(slices)
+        density = self.on_prior_grid(slices.images, slices.body)
         heatmap = to_source_grid(density, slices.placement)
         heatmap.meta["scan_score"] = float(density.max())
         return heatmap
 
-    def on_prior_grid(self, slices: StandardSlices) -> torch.Tensor:
-        """Heat map of standard slices, zero outside of the body, float32 (Z, 1, H, W)."""
-        heatmap = self.inferer(slices.images, self.network) * slices.body
-        return heatmap if self.reference is None else heatmap * self.reference.expected.gain(slices.images)
+    def on_prior_grid(self, images: torch.Tensor, body: torch.Tensor) -> torch.Tensor:
+        """Heat map of standard slices.
+
+        Args:
+            images: float32 (Z, 1, H, W) in [-1, 1].
+            body: bool (Z, 1, H, W).
+
+        Returns:
+            Float32 (Z, 1, H, W), zero outside of the body.
+        """
+        heatmap = self.inferer(images, self.network) * body
+        return heatmap if self.reference is None else heatmap * self.reference.expected.gain(images)
 
 
 class KLIPScored(MapTransform):

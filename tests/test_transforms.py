@@ -10,14 +10,16 @@ from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd
 
-from klip_monai.calibration import MIN_SCANS, calibrate
+from klip_monai.calibration import MIN_SCANS, calibrate, set_scans, standardized
 from klip_monai.case import file_names, remarks
 from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
+from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.scoring import ExpectedDensity, IDReference
 from klip_monai.standard import PriorGrid, standard_slices
+from klip_monai.training import Group, SliceSet, write_slice_set
 from klip_monai.transforms import (
     BodyOnlyd,
     CalibrateHeatmapd,
@@ -87,8 +89,8 @@ def test_evaluator_and_transform_give_the_same_map_on_the_grid_of_the_source(sma
 def test_calibration_multiplies_the_map_by_the_gain_of_its_slices(small_ct, inferer, reference):
     volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
     slices = standard_slices(volume, GRID)
-    plain = KLIPScore(Prior(), inferer, grid=GRID).on_prior_grid(slices)
-    calibrated = KLIPScore(Prior(), inferer, grid=GRID, reference=reference).on_prior_grid(slices)
+    plain = KLIPScore(Prior(), inferer, grid=GRID).on_prior_grid(slices.images, slices.body)
+    calibrated = KLIPScore(Prior(), inferer, grid=GRID, reference=reference).on_prior_grid(slices.images, slices.body)
     torch.testing.assert_close(calibrated, plain * reference.expected.gain(slices.images))
     assert not torch.allclose(calibrated, plain)
 
@@ -145,7 +147,7 @@ def test_an_output_that_cannot_be_written_is_refused_when_built(reference, tmp_p
 def test_calibration_keeps_a_score_per_scan_and_refuses_too_few(small_ct, inferer):
     volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
     score = KLIPScore(Prior(), inferer, grid=GRID)
-    made = calibrate(score, [volume] * MIN_SCANS, settings={"a": 1}, description="the same scan")
+    made = calibrate(score, standardized([volume] * MIN_SCANS, GRID), settings={"a": 1}, description="the same scan")
     assert len(made.scan_scores) == MIN_SCANS
     assert made.slices == volume.shape[-1]
     assert made.matches({"a": 1})
@@ -153,4 +155,21 @@ def test_calibration_keeps_a_score_per_scan_and_refuses_too_few(small_ct, infere
     again = KLIPScore(Prior(), inferer, grid=GRID, reference=made)
     assert made.scan_scores[0] == pytest.approx(again(volume).meta["scan_score"], rel=1e-4)
     with pytest.raises(InputError, match="at least 19"):
-        calibrate(score, [volume], settings={}, description="one scan")
+        calibrate(score, standardized([volume], GRID), settings={}, description="one scan")
+
+
+def test_a_slice_set_is_taken_in_runs_of_neighbouring_slices(tmp_path):
+    grid = PriorGrid((64, 64), 6.0, body_hu=-140.0)
+
+    def group(seed: int, slices: int) -> Group:
+        return Group(f"p{seed}", "phantoms", "reference", None, lambda: iter([random_scan(seed, slices=slices).image]))
+
+    write_slice_set([group(1, 7), group(2, 2), group(3, 3)], tmp_path, grid=grid)
+    data = SliceSet(tmp_path)
+    runs = list(set_scans(data, slices=3))
+    assert [len(images) for images, _ in runs] == [3, 3, 3]
+    torch.testing.assert_close(runs[1][0][0], data[3]["image"])
+    torch.testing.assert_close(runs[2][0][2], data[11]["image"])
+    expected = standard_slices(random_scan(3, slices=3).image, grid)
+    agree = (runs[2][1] == expected.body).float().mean()
+    assert float(agree) > 0.999

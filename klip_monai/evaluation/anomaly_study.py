@@ -14,7 +14,7 @@ from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
-from klip_monai.standard import PriorGrid, body_mask
+from klip_monai.standard import PriorGrid, body_of
 from klip_monai.training import SliceSet
 
 KINDS: Mapping[str, Callable[..., tuple[torch.Tensor, torch.Tensor] | None]] = {
@@ -52,8 +52,7 @@ def healthy_slices(data: SliceSet, *, stride: int) -> StudySlices:
     """Every ``stride``-th slice of a slice set, as it is."""
     chosen = range(0, len(data), stride)
     images = torch.stack([data[index]["image"] for index in chosen])
-    low, high = data.grid.hu_window
-    body = body_mask((images + 1) / 2 * (high - low) + low, body_hu=data.grid.body_hu)
+    body = body_of(images, data.grid)
     return StudySlices(images, torch.zeros_like(body), body, tuple(data.group_of(index).group for index in chosen))
 
 

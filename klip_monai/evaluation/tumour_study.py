@@ -134,7 +134,7 @@ def _scored(score: KLIPScore, scan: LabelledScan, *, progress: Progress) -> Tumo
     standard = standard_slices(volume, score.grid)
     task = progress.add_task(scan.scan.name, total=len(standard.images))
     score.inferer.progress = lambda done, total: progress.update(task, completed=done)
-    heat = score.on_prior_grid(standard).cpu()
+    heat = score.on_prior_grid(standard.images, standard.body).cpu()
     organ, lesion, ignore = (
         resample_mask(np.isin(values, labels), standard.placement) & standard.body
         for labels in (scan.organ, scan.lesion, scan.ignore)

@@ -21,7 +21,8 @@ from klip_monai.io.summary import write_summary
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
-UNIT = "nats per pixel of the prior's grid, calibrated to average healthy tissue"
+_NATS = ("nats per pixel", "nats per pixel of the prior's grid, calibrated to average healthy tissue")
+_TWINS = ("times the twins", "multiples of what twins made by the prior score, calibrated to average healthy tissue")
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
 
 
@@ -42,7 +43,8 @@ class Case:
 
     Attributes:
         volume: the scan, float32 HU (1, X, Y, Z), from :class:`klip_monai.transforms.LoadSeriesd`.
-        heatmap: calibrated KL density, float32 (1, X, Y, Z), in :data:`UNIT`.
+        heatmap: calibrated KL density, float32 (1, X, Y, Z), in the unit that the
+            summary names.
         labels: uint8 (1, X, Y, Z).
         scan_score: maximum of the heat map on the prior's grid.
         reference: ID reference of the settings that made the heat map.
@@ -87,7 +89,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).tolist(),
             "affine_ras_mm": affine.tolist(),
         },
-        "unit": UNIT,
+        "unit": _unit(case.provenance)[1],
         "scan_score": case.scan_score,
         "p_value": reference.p_value(case.scan_score),
         "worst": {
@@ -112,6 +114,11 @@ def summarize(case: Case) -> dict[str, Any]:
         "provenance": dict(case.provenance),
         "versions": {"klip_monai": __version__} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
     }
+
+
+def _unit(provenance: Mapping[str, Any]) -> tuple[str, str]:
+    """Unit of a heat map, short and long."""
+    return _TWINS if provenance.get("settings", {}).get("twins") else _NATS
 
 
 def remarks(slices: int, reference: IDReference) -> list[str]:
@@ -156,7 +163,7 @@ def save_case(case: Case, output_dir: str | Path) -> dict[str, Any]:
             scale=(0.5 * reference.suspicious, 1.25 * reference.strong),
             thresholds=(reference.suspicious, reference.strong),
             lines=_headlines(summary),
-            unit="nats per pixel",
+            unit=_unit(case.provenance)[0],
         )
         summary["timings_s"] = {
             "read": float(meta["read_seconds"]),
@@ -171,7 +178,7 @@ def save_case(case: Case, output_dir: str | Path) -> dict[str, Any]:
 def _headlines(summary: Mapping[str, Any]) -> list[str]:
     thresholds, provenance = summary["thresholds"], summary["provenance"]
     return [
-        f"Scan score {summary['scan_score']:.3g} nats per pixel, p = {summary['p_value']:.3f}",
+        f"Scan score {summary['scan_score']:.3g} {_unit(provenance)[0]}, p = {summary['p_value']:.3f}",
         f"against {thresholds['healthy_scans']} healthy scans "
         f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
         f"Prior {provenance['bundle']} {provenance['bundle_version']}",

@@ -187,7 +187,7 @@ def calibrate(
     reference.save(target)
     out.print(
         f"{target}: {len(reference.scan_scores)} scans, suspicious from {reference.suspicious:.3g}, "
-        f"strongly from {reference.strong:.3g} nats per pixel"
+        f"strongly from {reference.strong:.3g}"
     )
 
 
@@ -314,7 +314,7 @@ def _print_result(summary: dict[str, Any], source: Path) -> None:
     position = ", ".join(f"{v:.0f}" for v in summary["worst"]["ras_mm"])
     rows = Table.grid(padding=(0, 2))
     rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
-    rows.add_row("scan score", f"{summary['scan_score']:.3g} nats per pixel, calibrated")
+    rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit'].split(',')[0]}")
     rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy_scans']} healthy scans")
     for remark in summary["remarks"]:
         rows.add_row("", f"[yellow]{remark}[/yellow]")

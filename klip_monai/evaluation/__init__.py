@@ -14,13 +14,17 @@ from klip_monai.evaluation.metrics import (
     slice_scores,
 )
 from klip_monai.evaluation.phantom_study import PhantomStudy, run_phantom_study, study_slices
+from klip_monai.evaluation.prior_study import loss_per_sigma, nearest, reconstructions, samples
 from klip_monai.evaluation.report import anomalies_to_markdown, save_anomaly_study, save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
+from klip_monai.evaluation.total_variation import total_variation
+from klip_monai.evaluation.tumour_study import LabelledScan, TumourScan, TumourStudy, run_tumour_study
 
 __all__ = [
     "AnomalyStudy",
     "Estimate",
+    "LabelledScan",
     "PhantomStudy",
     "Row",
     "ScanStudy",
@@ -29,6 +33,8 @@ __all__ = [
     "Stars",
     "Stratum",
     "StudySlices",
+    "TumourScan",
+    "TumourStudy",
     "Tumours",
     "anomalies_to_markdown",
     "auroc",
@@ -37,10 +43,15 @@ __all__ = [
     "dice",
     "healthy_slices",
     "image_level_auroc",
+    "loss_per_sigma",
+    "nearest",
+    "reconstructions",
     "run_anomaly_study",
     "run_phantom_study",
     "run_scan_study",
     "run_slice_study",
+    "run_tumour_study",
+    "samples",
     "save_anomaly_study",
     "save_study",
     "sensitivity",
@@ -48,5 +59,6 @@ __all__ = [
     "slice_scores",
     "study_slices",
     "to_markdown",
+    "total_variation",
     "with_anomalies",
 ]

@@ -1,0 +1,118 @@
+"""What a prior has learnt, and whether it only remembers: losses, samples, memorisation, reconstruction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from monai.metrics import PSNRMetric, SSIMMetric
+from torch.nn.functional import avg_pool2d
+
+from klip_monai.evaluation.total_variation import total_variation
+from klip_monai.inferer import KLIPInferer
+from klip_monai.prior import Denoiser, EDMLoss, FixedNoisePrepareBatch, log_sigmas
+from klip_monai.sampling import prior_sample
+from klip_monai.training import SliceSet
+
+_POOL = 4  # nearest neighbours are looked for at a quarter of the resolution, so that noise does not decide
+_BATCH = 16
+_SIGMA_MAX = 10.0  # of samples without data: noise that hides everything
+
+
+def pick(data: SliceSet, count: int) -> torch.Tensor:
+    """``count`` slices spread evenly over a slice set, float32 (count, 1, H, W)."""
+    return torch.stack([data[round(i * (len(data) - 1) / max(1, count - 1))]["image"] for i in range(count)])
+
+
+def loss_per_sigma(
+    network: Denoiser, data: SliceSet, *, sigmas: Sequence[float], sigma_data: float
+) -> dict[float, float]:
+    """Mean EDM loss at each noise level over a slice set; compare that of slices trained on with that of others.
+
+    Args:
+        network: the prior.
+        data: the slices; pixels of unknown value do not count.
+        sigmas: noise levels.
+        sigma_data: see :class:`klip_monai.prior.EDMLoss`.
+    """
+    loss, prepare = EDMLoss(sigma_data), FixedNoisePrepareBatch(sigmas)
+    sums = dict.fromkeys(sigmas, 0.0)
+    for start in range(0, len(data), _BATCH):
+        items = [data[index] for index in range(start, min(start + _BATCH, len(data)))]
+        batch = {key: torch.stack([item[key] for item in items]) for key in ("image", "weight")}
+        noisy, target, _, options = prepare(batch)
+        with torch.inference_mode():
+            losses = torch.cat(
+                [network(x, s) for x, s in zip(noisy.split(_BATCH), options["sigma"].split(_BATCH), strict=True)]
+            )
+            for sigma, values in zip(sigmas, loss.per_slice(losses, target).chunk(len(sigmas)), strict=True):
+                sums[sigma] += float(values.sum())
+    return {sigma: total / len(data) for sigma, total in sums.items()}
+
+
+def samples(network: Denoiser, shape: tuple[int, int], *, count: int, levels: int = 60, seed: int = 0) -> torch.Tensor:
+    """Slices that the prior makes from noise alone, float32 (count, 1, H, W) in [-1, 1]."""
+    generator = torch.Generator().manual_seed(seed)
+    sigmas = log_sigmas(levels, sigma_max=_SIGMA_MAX, sigma_min=0.02).tolist()
+    start = _SIGMA_MAX * torch.randn(count, 1, *shape, generator=generator)
+    with torch.inference_mode():
+        return prior_sample(network, start, sigmas=sigmas, generator=generator).clamp(-1, 1)
+
+
+def nearest(images: torch.Tensor, references: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Root-mean-square distance of each slice to the nearest of others, at a quarter of the resolution.
+
+    Args:
+        images: (B, 1, H, W).
+        references: (N, 1, H, W).
+
+    Returns:
+        Distances (B,) and indices (B,). A prior that remembers makes samples much nearer to its training slices than
+        held-out slices are.
+    """
+    small, others = (avg_pool2d(x, _POOL).flatten(1) for x in (images, references))
+    distance = torch.cdist(small, others) / small.shape[1] ** 0.5
+    values, indices = distance.min(dim=1)
+    return values, indices
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Quality of a reconstruction, mean over slices: PSNR in dB (range 2) and SSIM."""
+
+    psnr: float
+    ssim: float
+
+
+def reconstructions(
+    network: Denoiser, inferer: KLIPInferer, images: torch.Tensor, *, tv_weights: Sequence[float], seed: int = 0
+) -> Mapping[str, Reconstruction]:
+    """Reconstruct slices from the inferer's measurements: by the prior, filtered back-projection and total variation.
+
+    Args:
+        network: the prior.
+        inferer: whose operator measures; it must be a tomography.
+        images: slices (B, 1, H, W) in [-1, 1].
+        tv_weights: the best of these, by PSNR, stands for total variation: more than it could be given in practice.
+        seed: of the measurement noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    operator = inferer.operator
+    y = operator.A(images)
+    y = y + inferer.noise_std * torch.randn(y.shape, generator=generator)
+    with torch.inference_mode():
+        _, x0 = inferer.density(images, network, generator=generator)
+        fbp = operator.A_dagger(y, method="fbp", window="hann")  # type: ignore[call-arg]
+        tv = [_quality(total_variation(operator, y, weight=weight), images) for weight in tv_weights]
+    return {
+        "posterior sample": _quality(x0[:, :1], images),
+        "filtered back-projection": _quality(fbp.clamp(-1, 1), images),
+        "total variation": max(tv, key=lambda quality: quality.psnr),
+    }
+
+
+def _quality(made: torch.Tensor, truth: torch.Tensor) -> Reconstruction:
+    psnr = PSNRMetric(max_val=2.0)(y_pred=made, y=truth)
+    ssim = SSIMMetric(spatial_dims=2, data_range=2.0)(y_pred=made, y=truth)
+    return Reconstruction(float(torch.as_tensor(psnr).mean()), float(torch.as_tensor(ssim).mean()))

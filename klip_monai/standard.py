@@ -33,8 +33,9 @@ class PriorGrid:
         image_shape: (H, W) pixels; H runs anterior to posterior, W from the patient's right to left.
         pixel_mm: pixel spacing in mm, both ways.
         hu_window: HU mapped to -1 and +1; values beyond are clipped.
-        body_hu: HU above which a pixel can belong to the body; between air and fat. Within the window, slices that
-            were stored in the window (8-bit pictures) and whole scans are outlined alike.
+        body_hu: HU above which a pixel can belong to the body; between air and fat. If it lies in the window, scans
+            are clipped to the window before they are resampled, as slices that were stored in it (8-bit pictures) have
+            been, so that both are outlined alike.
     """
 
     image_shape: tuple[int, int] = (128, 128)
@@ -194,16 +195,19 @@ def standard_slices(volume: MetaTensor, grid: PriorGrid) -> StandardSlices:
     placement = Placement(grid, shape, affine, _tissue_centre(source, body_hu=grid.body_hu))
     rows, columns = _source_to_grid(placement, source.shape)
     images = torch.empty(source.shape[2], 1, *grid.image_shape)
+    low, high = grid.hu_window
+    clips = grid.body_hu > low
+    outside = low if clips else AIR_HU
     for lo in range(0, source.shape[2], _CHUNK):
         block = torch.from_numpy(np.ascontiguousarray(source[:, :, lo : lo + _CHUNK].transpose(2, 0, 1)))
-        images[lo : lo + _CHUNK, 0] = rows @ (block - AIR_HU) @ columns.T + AIR_HU
+        block = block.clamp(low, high) if clips else block
+        images[lo : lo + _CHUNK, 0] = rows @ (block - outside) @ columns.T + outside
     body = body_mask(images, body_hu=grid.body_hu)
     if not bool(body.any()):
         raise InputError(
             f"volume: nothing denser than {grid.body_hu:g} HU was found (maximum {float(volume.max()):g}); "
             "expected a CT of the body in HU"
         )
-    low, high = grid.hu_window
     images = ((images - low) / (high - low) * 2 - 1).clamp_(-1, 1)
     return StandardSlices(torch.where(body, images, torch.tensor(-1.0)), body, placement)
 

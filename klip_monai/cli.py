@@ -61,6 +61,9 @@ class Device(str, Enum):
 BundleOption = Annotated[
     str | None, typer.Option(help="Name of a shipped bundle, or a bundle's folder.  \\[default: klip_ct_phantom]")
 ]
+TrainingBundleOption = Annotated[
+    str, typer.Option(help="Bundle whose slice format, settings and weights to start from.")
+]
 OperatorOption = Annotated[Operator | None, typer.Option(help="How each slice is measured.  \\[default: the bundle's]")]
 ViewsOption = Annotated[int | None, typer.Option(min=1, help="Number of views.  \\[default: the bundle's]")]
 AngleOption = Annotated[
@@ -198,7 +201,7 @@ def prepare(
         typer.Argument(help="Folder of healthy scans, one entry a patient; or of 8-bit slices with a manifest.csv."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the slice set.")],
-    bundle: BundleOption = None,
+    bundle: TrainingBundleOption = "klip_ct_abdomen",
     held_out: Annotated[
         float, typer.Option(min=0.0, max=0.9, help="Share of the scans kept for validation (a manifest says itself).")
     ] = 0.1,
@@ -211,12 +214,12 @@ def prepare(
     ] = None,
 ) -> None:
     """Make a training set: standard slices of healthy scans, in a bundle's slice format."""
-    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
+    from klip_monai.bundle import find_bundle
     from klip_monai.training import picture_groups, scan_groups, write_slice_set
 
     if not archive.is_dir():
         raise InputError(f"archive: got {str(archive)!r}, expected a folder of healthy scans")
-    workflow = _open(find_bundle(bundle or DEFAULT_BUNDLE))
+    workflow = _open(find_bundle(bundle))
     manifest = archive / "manifest.csv"
     if manifest.exists():
         limits = dict(map(_source_and_hu, clipped or []))
@@ -235,9 +238,7 @@ def prepare(
 def train(
     data: Annotated[Path, typer.Argument(help="Slice set, from `klip-monai prepare`.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or of one to go on with.")],
-    bundle: Annotated[str, typer.Option(help="Bundle whose configuration and weights to start from.")] = (
-        "klip_ct_abdomen"
-    ),
+    bundle: TrainingBundleOption = "klip_ct_abdomen",
     minutes: Annotated[float, typer.Option(min=0.01, help="Time to train, all parts of a resumed run together.")] = 180,
     from_scratch: Annotated[bool, typer.Option(help="Start from random weights.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Slices a step.  \\[default: the bundle's]")] = None,

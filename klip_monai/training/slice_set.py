@@ -88,9 +88,7 @@ def write_slice_set(groups: Iterable[Group], folder: str | Path, *, grid: PriorG
 
 
 def _check_same_grid(folder: Path, grid: PriorGrid) -> None:
-    if (folder / _GRID).exists() and json.loads((folder / _GRID).read_text()) != json.loads(
-        json.dumps(grid.describe())
-    ):
+    if (folder / _GRID).exists() and PriorGrid(**json.loads((folder / _GRID).read_text())) != grid:
         raise InputError(f"slice set {folder}: made for another slice format; choose another folder")
 
 
@@ -145,7 +143,6 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         folder: from :func:`write_slice_set`.
         split: which groups, by split; None takes all.
         groups: which groups, by name; None takes all of the split.
-        exclude_sources: data sets to leave out.
         grid: the slice format expected; None accepts any.
 
     Raises:
@@ -158,16 +155,13 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         *,
         split: str | None = None,
         groups: Sequence[str] | None = None,
-        exclude_sources: Sequence[str] = (),
         grid: PriorGrid | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.groups = [
             group
             for group in read_manifest(folder)
-            if (split is None or group.split == split)
-            and (groups is None or group.group in groups)
-            and group.source not in exclude_sources
+            if (split is None or group.split == split) and (groups is None or group.group in groups)
         ]
         if not self.groups:
             raise InputError(f"slice set {folder}: no group with split {split!r}; see its {_MANIFEST}")

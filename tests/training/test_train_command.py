@@ -52,8 +52,7 @@ def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str
 
 
 def test_two_commands_train_a_bundle_on_an_archive_and_go_on_with_it(archive, tmp_path):
-    prepared = run("klip_monai.cli", "prepare", archive, "-o", tmp_path / "set", "--bundle", "klip_ct_abdomen",
-                   "--held-out", 0.4)  # fmt: skip
+    prepared = run("klip_monai.cli", "prepare", archive, "-o", tmp_path / "set", "--held-out", 0.4)  # fmt: skip
     assert prepared.returncode == 0, prepared.stderr
     assert {line.split for line in read_manifest(tmp_path / "set")} == {"train", "val"}
     train = ("klip_monai.cli", "train", tmp_path / "set", "-o", tmp_path / "mine", "--batch-size", 1, "--from-scratch")

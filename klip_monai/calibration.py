@@ -79,7 +79,7 @@ def calibrate(score: KLIPScore, scans: Iterable[Scan], *, settings: Mapping[str,
     density, contrast, slices = [], [], []
     around_px = contrast_px(score.grid.pixel_mm)
     for images, body in scans:
-        density.append(score.on_prior_grid(images, body).cpu()[body].numpy())
+        density.append(score.on_prior_grid(images, body)[body].numpy())
         contrast.append(local_contrast(images, sigma_px=around_px)[body].numpy())
         slices.append(len(images))
     if len(density) < MIN_SCANS:

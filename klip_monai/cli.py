@@ -180,7 +180,7 @@ def calibrate(
         what = "healthy phantoms of klip_monai.phantom"
     with _progress() as bar:
         reference = make_reference(
-            KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"]),
+            KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"], device=parts["device"]),
             bar.track(scans, total=total, description="healthy scans"),
             settings=parts["settings"],
             description=what,

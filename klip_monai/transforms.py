@@ -145,12 +145,20 @@ class KLIPScore(Transform):
         grid: the prior's slice format.
         reference: ID reference that calibrates the heat map, made with these settings; None leaves the KL density as
             it is.
+        device: where the network is; what is given and returned may be anywhere, and is returned on the CPU.
     """
 
     def __init__(
-        self, network: Denoiser, inferer: KLIPInferer, *, grid: PriorGrid, reference: IDReference | None = None
+        self,
+        network: Denoiser,
+        inferer: KLIPInferer,
+        *,
+        grid: PriorGrid,
+        reference: IDReference | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.network, self.inferer, self.grid, self.reference = network, inferer, grid, reference
+        self.device = device
 
     def __call__(self, volume: MetaTensor) -> MetaTensor:
         """Score ``volume``, float32 HU (1, X, Y, Z).
@@ -174,8 +182,8 @@ class KLIPScore(Transform):
         Returns:
             Float32 (Z, 1, H, W), zero outside of the body.
         """
-        heatmap = self.inferer(images, self.network) * body
-        return heatmap if self.reference is None else heatmap * self.reference.expected.gain(images)
+        heatmap = self.inferer(images.to(self.device), self.network).cpu() * body.cpu()
+        return heatmap if self.reference is None else heatmap * self.reference.expected.gain(images.cpu())
 
 
 class KLIPScored(MapTransform):

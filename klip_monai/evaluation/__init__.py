@@ -14,18 +14,28 @@ from klip_monai.evaluation.metrics import (
     slice_scores,
 )
 from klip_monai.evaluation.phantom_study import PhantomStudy, run_phantom_study, study_slices
-from klip_monai.evaluation.prior_study import loss_per_sigma, nearest, reconstructions, samples
+from klip_monai.evaluation.picture_study import PictureStudy, run_picture_study, save_picture_study
+from klip_monai.evaluation.prior_study import PriorStudy, run_prior_study, save_prior_study
 from klip_monai.evaluation.report import anomalies_to_markdown, save_anomaly_study, save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
 from klip_monai.evaluation.total_variation import total_variation
-from klip_monai.evaluation.tumour_study import LabelledScan, TumourScan, TumourStudy, run_tumour_study
+from klip_monai.evaluation.tumour_study import (
+    LabelledScan,
+    TumourScan,
+    TumourStudy,
+    labelled_scans,
+    run_tumour_study,
+    save_tumour_study,
+)
 
 __all__ = [
     "AnomalyStudy",
     "Estimate",
     "LabelledScan",
     "PhantomStudy",
+    "PictureStudy",
+    "PriorStudy",
     "Row",
     "ScanStudy",
     "ScoredScan",
@@ -43,17 +53,19 @@ __all__ = [
     "dice",
     "healthy_slices",
     "image_level_auroc",
-    "loss_per_sigma",
-    "nearest",
-    "reconstructions",
+    "labelled_scans",
     "run_anomaly_study",
     "run_phantom_study",
+    "run_picture_study",
+    "run_prior_study",
     "run_scan_study",
     "run_slice_study",
     "run_tumour_study",
-    "samples",
     "save_anomaly_study",
+    "save_picture_study",
+    "save_prior_study",
     "save_study",
+    "save_tumour_study",
     "sensitivity",
     "slice_level_auroc",
     "slice_scores",

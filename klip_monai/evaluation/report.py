@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,7 @@ from klip_monai.evaluation.anomaly_study import AnomalyStudy
 from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM, PhantomStudy
 from klip_monai.evaluation.scan_study import LEVEL, ScanStudy
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum
-from klip_monai.io.atomic import publish
-from klip_monai.io.summary import write_summary
+from klip_monai.evaluation.tables import save_report, table
 
 
 def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
@@ -51,11 +50,11 @@ def _study_lines(study: SliceStudy, level: str) -> list[str]:
     head += [f"{study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
     sizes = ["radius in the slice", "slices", "image-level", "slice-level", "sensitivity"]
     return [
-        *_table(head, [_cells(row) for row in study.rows]),
+        *table(head, [_cells(row) for row in study.rows]),
         "",
         f"{level} {_title(study.rows[0].name)}, by size",
         "",
-        *_table(sizes, [_size_cells(stratum) for stratum in study.strata]),
+        *table(sizes, [_size_cells(stratum) for stratum in study.strata]),
         "",
     ]
 
@@ -89,9 +88,7 @@ def save_anomaly_study(study: AnomalyStudy, output_dir: str | Path, *, provenanc
     Raises:
         OutputError: if the folder cannot be written to.
     """
-    with publish(output_dir) as staging:
-        (staging / "anomaly_study.md").write_text(anomalies_to_markdown(study), encoding="utf-8")
-        write_summary(staging / "anomaly_study.json", asdict(study) | {"provenance": dict(provenance)})
+    save_report(output_dir, "anomaly_study", anomalies_to_markdown(study), asdict(study), provenance=provenance)
 
 
 def _scan_lines(scans: ScanStudy) -> list[str]:
@@ -103,7 +100,7 @@ def _scan_lines(scans: ScanStudy) -> list[str]:
         f"as the bundle does and compared with its ID reference. Called: p at most {LEVEL:g}. Localised: the highest "
         "pixel of the scan lies in the lesion. Suspicious: share of the healthy in-body pixels labelled 1 or 2.",
         "",
-        *_table(
+        *table(
             ["healthy called", "lesion called", "localised", "scan-level AUROC", "suspicious"],
             [
                 [
@@ -130,14 +127,8 @@ def save_study(
     Raises:
         OutputError: if the folder cannot be written to.
     """
-    content = asdict(study) | {"scans": asdict(scans) if scans else None, "provenance": dict(provenance)}
-    with publish(output_dir) as staging:
-        (staging / "phantom_study.md").write_text(to_markdown(study, scans), encoding="utf-8")
-        write_summary(staging / "phantom_study.json", content)
-
-
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *body)]
+    content = asdict(study) | {"scans": asdict(scans) if scans else None}
+    save_report(output_dir, "phantom_study", to_markdown(study, scans), content, provenance=provenance)
 
 
 def _cells(row: Row) -> list[str]:

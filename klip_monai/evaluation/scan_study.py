@@ -112,7 +112,7 @@ def _scored(score: KLIPScore, reference: IDReference, *, seed: int, slices: int,
         seed, slices=slices, slice_mm=SLICE_MM, lesion=lesion, radius_mm=RADIUS_MM, contrast_hu=CONTRAST_HU
     )
     standard = standard_slices(scan.image, score.grid)
-    heatmap = score.on_prior_grid(standard.images, standard.body).cpu()
+    heatmap = score.on_prior_grid(standard.images, standard.body)
     mask = resample_mask(scan.lesions, standard.placement)
     scan_score = float(heatmap.max())
     return ScoredScan(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from klip_monai.errors import InputError
 from klip_monai.evaluation.metrics import Estimate, Values, auroc, bootstrap, slice_scores
 from klip_monai.evaluation.slice_study import study_progress
+from klip_monai.evaluation.tables import cell, save_report, table
 from klip_monai.io import read_volume
 from klip_monai.standard import resample_mask, standard_slices
 from klip_monai.transforms import KLIPScore
@@ -134,7 +136,7 @@ def _scored(score: KLIPScore, scan: LabelledScan, *, progress: Progress) -> Tumo
     standard = standard_slices(volume, score.grid)
     task = progress.add_task(scan.scan.name, total=len(standard.images))
     score.inferer.progress = lambda done, total: progress.update(task, completed=done)
-    heat = score.on_prior_grid(standard.images, standard.body).cpu()
+    heat = score.on_prior_grid(standard.images, standard.body)
     organ, lesion, ignore = (
         resample_mask(np.isin(values, labels), standard.placement) & standard.body
         for labels in (scan.organ, scan.lesion, scan.ignore)
@@ -241,3 +243,61 @@ def sensitivity_at(scans: Sequence[TumourScan], *, false_peaks: float) -> float:
 
 def _mean(values: Values) -> float:
     return float(np.mean(values))
+
+
+def labelled_scans(
+    folder: str | Path, *, organ: Sequence[int], lesion: Sequence[int], ignore: Sequence[int] = ()
+) -> list[LabelledScan]:
+    """The pairs ``NAME_ct.nii.gz`` and ``NAME_labels.nii.gz`` of a folder; see :class:`LabelledScan`.
+
+    Raises:
+        InputError: if there are none, or labels are missing.
+    """
+    scans = sorted(Path(folder).glob("*_ct.nii.gz"))
+    if not scans:
+        raise InputError(f"folder {folder}: got no NAME_ct.nii.gz, expected scans with NAME_labels.nii.gz beside them")
+    pairs = [(scan, scan.with_name(scan.name.replace("_ct.nii.gz", "_labels.nii.gz"))) for scan in scans]
+    missing = [labels.name for _, labels in pairs if not labels.is_file()]
+    if missing:
+        raise InputError(f"folder {folder}: {missing[0]} is missing beside its scan")
+    return [LabelledScan(scan, labels, tuple(organ), tuple(lesion), tuple(ignore)) for scan, labels in pairs]
+
+
+def tumours_to_markdown(study: TumourStudy) -> str:
+    """The study as a Markdown table, one line a scan."""
+    head = ["scan", "lesion slices", "lesions", "in-body", "in-organ", "slice-level", "slice-level in the organ"]
+    head += ["average precision (chance)", "best Dice", "scan score", "p"]
+    rows = [
+        [
+            scan.name.removesuffix(".nii.gz"),
+            f"{scan.lesion_slices} of {scan.slices}",
+            str(scan.lesions),
+            *map(cell, (scan.in_body, scan.in_organ, scan.slice_level, scan.organ_slice_level)),
+            f"{cell(scan.average_precision, 3)} ({scan.prevalence:.3f})",
+            cell(scan.best_dice),
+            f"{scan.scan_score:.3g}",
+            cell(scan.p_value),
+        ]
+        for scan in study.scans
+    ]
+    return "\n".join(
+        [
+            "# Real lesions with voxel masks",
+            "",
+            f"Image-level AUROC, mean over scans with lesions: in the body **{study.in_body}**, in the organ "
+            f"**{study.in_organ}**. Of all lesions {100 * study.sensitivity:.0f} % hold a peak above the level at "
+            "which scans have one false peak on average.",
+            "",
+            "In-body, in-organ: AUROC over these pixels of each lesion slice, averaged over slices. Slice-level: AUROC "
+            "of the slices' maxima, without against with a lesion. Average precision and best Dice (over all "
+            "thresholds): over the in-body pixels of the whole scan. In brackets 95 % bootstrap intervals over scans.",
+            "",
+            *table(head, rows),
+            "",
+        ]
+    )
+
+
+def save_tumour_study(study: TumourStudy, output_dir: str | Path, *, provenance: Mapping[str, Any]) -> None:
+    """Write ``tumour_study.md`` and ``tumour_study.json``, or neither; see :func:`save_report`."""
+    save_report(output_dir, "tumour_study", tumours_to_markdown(study), asdict(study), provenance=provenance)

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from klip_monai.evaluation import run_prior_study, save_prior_study
 from klip_monai.evaluation.prior_study import loss_per_sigma, nearest, pick, reconstructions, samples
 from klip_monai.evaluation.total_variation import total_variation
 from klip_monai.inferer import KLIPInferer
@@ -62,3 +67,27 @@ def test_a_prior_that_knows_the_slice_reconstructs_it_best(data):
     made = reconstructions(GaussianDenoiser(mean=images, std=0.02), inferer, images, tv_weights=[1e-3, 1e-2])
     assert made["posterior sample"].psnr > made["total variation"].psnr > made["filtered back-projection"].psnr
     assert all(0 < quality.ssim <= 1 for quality in made.values())
+
+
+def test_the_report_of_a_prior_that_remembers_shows_it(data, tmp_path):
+    operator = make_operator("sparse_view", image_shape=(64, 64), pixel_mm=6.0, views=12)
+    study = run_prior_study(
+        GaussianDenoiser(mean=data[0]["image"], std=0.01),
+        KLIPInferer(operator, sampler_levels=3, window_levels=1),
+        train=data,
+        held_out=data,
+        sigmas=[0.2, 1.0],
+        sigma_data=0.5,
+        tv_weights=[1e-3],
+        count=2,
+        stride=2,
+    )
+    assert study.sample_distance < 0.01
+    assert study.train_loss.keys() == study.held_out_loss.keys() == {0.2, 1.0}
+    save_prior_study(study, tmp_path, provenance={"bundle": "toy"})
+    assert "| posterior sample |" in (tmp_path / "prior_study.md").read_text()
+    assert "samples" not in json.loads((tmp_path / "prior_study.json").read_text())
+    shown = np.asarray(Image.open(tmp_path / "samples.png"))
+    assert shown.shape == (64, 128)
+    expected = (data[0]["image"][0].clamp(-1, 1) + 1) * 127.5
+    assert np.abs(shown[:, :64] - expected.numpy()).mean() < 3

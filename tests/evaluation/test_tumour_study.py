@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import json
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.evaluation.tumour_study import LabelledScan, best_dice, measured, run_tumour_study, sensitivity_at
+from klip_monai.evaluation import save_tumour_study
+from klip_monai.evaluation.tumour_study import (
+    LabelledScan,
+    best_dice,
+    labelled_scans,
+    measured,
+    run_tumour_study,
+    sensitivity_at,
+)
 from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import Organ, random_scan
 from klip_monai.physics import Identity
@@ -99,6 +109,29 @@ def test_a_labelled_scan_is_scored_on_its_own_grid(files):
     assert only.p_value is None
     assert study.in_body.value == only.in_body
     assert only.peaks[0][0] <= only.scan_score
+
+
+def test_the_report_has_a_line_for_each_scan_of_a_folder(files, tmp_path):
+    scan, _, _ = files
+    for path, name in ((scan.scan, "one_ct.nii.gz"), (scan.labels, "one_labels.nii.gz")):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    scans = labelled_scans(tmp_path, organ=(1, 2), lesion=(2,))
+    score = KLIPScore(
+        GaussianDenoiser(std=0.5),
+        KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=2),
+        grid=PriorGrid((64, 64), 6.0),
+    )
+    save_tumour_study(run_tumour_study(score, scans), tmp_path / "out", provenance={"bundle": "toy"})
+    assert "| one_ct | " in (tmp_path / "out" / "tumour_study.md").read_text()
+    assert json.loads((tmp_path / "out" / "tumour_study.json").read_text())["scans"][0]["lesions"] == 1
+
+
+def test_a_folder_without_pairs_is_refused(files, tmp_path):
+    with pytest.raises(InputError, match=r"got no NAME_ct\.nii\.gz"):
+        labelled_scans(tmp_path, organ=(1,), lesion=(2,))
+    (tmp_path / "one_ct.nii.gz").write_bytes(files[0].scan.read_bytes())
+    with pytest.raises(InputError, match=r"one_labels\.nii\.gz is missing"):
+        labelled_scans(tmp_path, organ=(1,), lesion=(2,))
 
 
 def test_labels_on_another_grid_and_scans_without_lesions_are_refused(files, tmp_path):

@@ -16,7 +16,7 @@ from klip_monai.prior import weights_hash
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.standard import PriorGrid
 
-DEFAULT_BUNDLE = "klip_ct_phantom"
+DEFAULT_BUNDLE = "klip_ct_abdomen"
 _HERE = Path(__file__).resolve().parent
 
 

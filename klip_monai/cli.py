@@ -59,7 +59,7 @@ class Device(str, Enum):
 
 
 BundleOption = Annotated[
-    str | None, typer.Option(help="Name of a shipped bundle, or a bundle's folder.  \\[default: klip_ct_phantom]")
+    str | None, typer.Option(help="Name of a shipped bundle, or a bundle's folder.  \\[default: klip_ct_abdomen]")
 ]
 TrainingBundleOption = Annotated[
     str, typer.Option(help="Bundle whose slice format, settings and weights to start from.")
@@ -163,7 +163,7 @@ def calibrate(
         raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     workflow = _open(info, seed=seed, **_overrides(operator, views, angle_range, estimator, twins, device))
-    parts = {name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings")}
+    parts = {name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")}
     if healthy is not None:
         if not healthy.is_dir():
             raise InputError(f"--healthy: got {str(healthy)!r}, expected a folder with a healthy scan in each entry")

@@ -39,7 +39,9 @@ class KLIPInferer(Inferer):
         window_levels: intervals that the window is divided into (``renoised`` only).
         draws: passes over the window's levels per posterior sample (``renoised``), averaged.
         samples: posterior samples per slice, averaged.
-        sampler_levels: noise levels of the posterior sampler, log-spaced from ``sigma_max`` to ``sigma_min``.
+        sampler_levels: noise levels of the posterior sampler, log-spaced from ``sigma_max`` to ``sigma_min``. 0 takes
+            the least-squares image for the posterior sample (``renoised`` only): right where the measurement leaves
+            nothing open, as the identity does, and far cheaper.
         sigma_max: the sampler starts from the least-squares image plus noise of this level.
         sigma_min: lowest noise level of the sampler.
         churn: fresh noise in the sampler, 0 (DDIM) to 1 (ancestral).
@@ -89,8 +91,12 @@ class KLIPInferer(Inferer):
         super().__init__()
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator: got {estimator!r}, expected one of {', '.join(ESTIMATORS)}")
-        if min(window_levels, draws, samples, sampler_levels, batch_size) < 1:
-            raise ValueError("window_levels, draws, samples, sampler_levels and batch_size: expected at least 1 each")
+        if min(window_levels, draws, samples, batch_size) < 1:
+            raise ValueError("window_levels, draws, samples and batch_size: expected at least 1 each")
+        if sampler_levels < (1 if estimator == "trajectory" or twins else 0):
+            raise ValueError(
+                f"sampler_levels: got {sampler_levels}, expected at least 1, or 0 for renoised without twins"
+            )
         self.operator, self.estimator = operator, estimator
         self.window = Window(*window) if window is not None else Window(sigma_max, sigma_min)
         self.window_levels, self.draws, self.samples = window_levels, draws, samples
@@ -221,12 +227,13 @@ class KLIPInferer(Inferer):
             if tap is not None:
                 tap(step)
 
-        start = self.operator.A_dagger(y, iterations=self.cg_iterations)
-        x = start + self.sigma_max * standard_normal(start, generator)
-        sigmas = log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
         renoised = self.estimator == "renoised"
-        on_path = None if renoised else report
-        x0 = posterior_sample(posterior, x, sigmas=sigmas, generator=generator, churn=self.churn, callback=on_path)
+        x0 = self.operator.A_dagger(y, iterations=self.cg_iterations)
+        if self.sampler_levels:
+            x = x0 + self.sigma_max * standard_normal(x0, generator)
+            sigmas = log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
+            on_path = None if renoised else report
+            x0 = posterior_sample(posterior, x, sigmas=sigmas, generator=generator, churn=self.churn, callback=on_path)
         if renoised:
             levels = log_sigmas(self.window_levels + 1, sigma_max=self.window.high, sigma_min=self.window.low).tolist()
             for _ in range(self.draws):

@@ -63,7 +63,9 @@ def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
 def test_same_seed_gives_identical_overlays_and_another_seed_does_not(small_ct, tmp_path):
     heatmaps = []
     for run, seed in enumerate((0, 0, 1)):
-        result = klip_monai("score", small_ct, "-o", tmp_path / str(run), "--seed", seed)
+        result = klip_monai(
+            "score", small_ct, "-o", tmp_path / str(run), "--seed", seed, "--bundle", "klip_ct_phantom"
+        )
         assert result.returncode == 0, result.stderr
         heatmaps.append((tmp_path / str(run) / "small_heatmap.nii.gz").read_bytes())
     assert heatmaps[0] == heatmaps[1]
@@ -160,10 +162,11 @@ def test_wrong_option_ends_with_two(small_ct, tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def test_bundles_lists_the_phantom_bundle():
+def test_bundles_lists_those_that_are_shipped():
     result = klip_monai("bundles")
     assert result.returncode == 0
-    assert "klip_ct_phantom" in result.stdout
+    for name in ("klip_ct_abdomen", "klip_ct_phantom"):
+        assert name in result.stdout
 
 
 def test_importing_the_package_is_light():

@@ -96,6 +96,13 @@ def test_passes_are_the_network_calls_of_a_slice(estimator, samples, draws):
     assert network.slices == 5 * one.passes
 
 
+def test_a_posterior_sample_taken_from_the_measurement_costs_no_passes():
+    network = CountingDenoiser()
+    one = inferer(operator=Identity(SHAPE), sampler_levels=0, draws=2)
+    one(slices(5), network)
+    assert network.slices == 5 * one.passes == 5 * 2 * one.window_levels
+
+
 def test_no_batch_is_larger_than_asked():
     largest = []
 
@@ -158,6 +165,8 @@ def test_no_window_counts_every_level_of_the_sampler():
     [
         ({"estimator": "guess"}, "estimator: got 'guess', expected one of renoised, trajectory"),
         ({"samples": 0}, "expected at least 1 each"),
+        ({"sampler_levels": 0, "estimator": "trajectory"}, "sampler_levels: got 0, expected at least 1, or 0 for ren"),
+        ({"sampler_levels": 0, "twins": 1}, "sampler_levels: got 0"),
         ({"batch_size": 0}, "expected at least 1 each"),
         ({"window": (0.1, 0.4)}, "window: got high 0.1 and low 0.4"),
     ],
@@ -213,9 +222,10 @@ def test_a_lesion_stands_out_of_a_prior_that_knows_the_healthy_slice(estimator, 
     assert bool(lesion[0, 0, y, x])
 
 
-def test_a_wide_window_gives_the_closed_form_nats_of_a_lesion():
+@pytest.mark.parametrize(("sampler_levels", "sy"), [(100, 0.3), (0, 0.01)])
+def test_a_wide_window_gives_the_closed_form_nats_of_a_lesion(sampler_levels, sy):
     # Independent pixels: a shift of d raises the divergence from N(0, s^2) by (s^2 / (s^2 + sy^2))^2 d^2 / (2 s^2).
-    s, sy, shift = 0.4, 0.3, 1.2
+    s, shift = 0.4, 1.2
     image = torch.zeros(40, 1, *SHAPE)
     image[:, :, 4:10, 4:10] = shift
     options = {"noise_std": sy, "data_std": s, "cg_iterations": 2, "lowpass_px": 0.0, "smoothing_px": 0.0}
@@ -223,7 +233,7 @@ def test_a_wide_window_gives_the_closed_form_nats_of_a_lesion():
         Identity(SHAPE),
         window=(40.0, 0.005),
         window_levels=400,
-        sampler_levels=100,
+        sampler_levels=sampler_levels,
         sigma_max=20.0,
         sigma_min=0.005,
         batch_size=40,

@@ -163,7 +163,9 @@ def calibrate(
         raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     workflow = _open(info, seed=seed, **_overrides(operator, views, angle_range, estimator, twins, device))
-    parts = {name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")}
+    parts = {
+        name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")
+    }
     if healthy is not None:
         if not healthy.is_dir():
             raise InputError(f"--healthy: got {str(healthy)!r}, expected a folder with a healthy scan in each entry")

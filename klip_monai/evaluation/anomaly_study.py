@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from rich.progress import Progress
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomalies import Stars, Tumours
+from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
 from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
@@ -34,6 +36,8 @@ class AnomalyStudy:
     Attributes:
         studies: by kind of anomaly.
         healthy: slices by data set.
+        separation: by data set, slice-level AUROC of its healthy slices (as if anomalous) against those of all others,
+            under the first row; away from 0.5 the score tells data sets apart. Empty with one data set.
         patients: number of patients (or ranges of slices) they come from.
         calibration: number of slices that calibrated.
         stride: every how manieth slice was taken.
@@ -42,6 +46,7 @@ class AnomalyStudy:
 
     studies: Mapping[str, SliceStudy]
     healthy: Mapping[str, int]
+    separation: Mapping[str, Estimate]
     patients: int
     calibration: int
     stride: int
@@ -132,7 +137,21 @@ def run_anomaly_study(
         )
     sources = [healthy.group_of(index).source for index in range(0, len(healthy), stride)]
     by_source = {source: sources.count(source) for source in sorted(set(sources))}
-    return AnomalyStudy(studies, by_source, len(set(well.patients)), len(null), stride, seed)
+    scores = next(iter(studies.values())).healthy_scores
+    separation = _separation(scores, sources, well.patients) if len(by_source) > 1 else {}
+    return AnomalyStudy(studies, by_source, separation, len(set(well.patients)), len(null), stride, seed)
+
+
+def _separation(scores: Sequence[float], sources: Sequence[str], patients: Sequence[Hashable]) -> dict[str, Estimate]:
+    """AUROC of the scores of each source against those of the others."""
+    result = {}
+    for source in sorted(set(sources)):
+        inside = [s == source for s in sources]
+        outside = [not chosen for chosen in inside]
+        both = [list(compress(patients, chosen)) for chosen in (outside, inside)]
+        pair = [list(compress(scores, chosen)) for chosen in (outside, inside)]
+        result[source] = slice_level_auroc(*pair, patients=both)
+    return result
 
 
 def _anomalous(healthy: StudySlices, *, grid: PriorGrid, seed: int, progress: Progress) -> dict[str, StudySlices]:

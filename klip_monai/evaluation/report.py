@@ -72,6 +72,14 @@ def anomalies_to_markdown(study: AnomalyStudy) -> str:
         _FIGURES,
         "",
     ]
+    if study.separation:
+        lines += [
+            "Slice-level AUROC of the healthy slices of one data set against those of the others, first setting (0.5: "
+            "the score does not tell data sets apart): "
+            + ", ".join(f"{source} {figure}" for source, figure in study.separation.items())
+            + ".",
+            "",
+        ]
     for kind, part in study.studies.items():
         lines += [f"## {kind[0].upper()}{kind[1:]} ({part.anomalous} slices)", "", *_study_lines(part, "###")]
     return "\n".join(lines)

@@ -20,16 +20,16 @@ from klip_monai.training import Group, SliceSet, write_slice_set
 GRID = PriorGrid((128, 128), 3.0, body_hu=-140.0)
 
 
-def group(seed: int, split: str) -> Group:
+def group(seed: int, split: str, source: str = "phantoms") -> Group:
     def volumes() -> Iterator[MetaTensor]:
         yield random_scan(seed, slices=4).image
 
-    return Group(f"patient {seed}", "phantoms", split, None, volumes)
+    return Group(f"patient {seed}", source, split, None, volumes)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    groups = [group(1, "test"), group(2, "test"), group(3, "reference")]
+    groups = [group(1, "test"), group(2, "test", "others"), group(3, "reference")]
     write_slice_set(groups, path := tmp_path_factory.mktemp("set"), grid=GRID)
     return path
 
@@ -47,7 +47,8 @@ def test_anomalies_are_found_by_a_prior_that_knows_the_slices_without_them(folde
         healthy=healthy, calibration=calibration, stride=2,
     )  # fmt: skip
     assert study.patients == 2
-    assert study.healthy == {"phantoms": 4}
+    assert study.healthy == {"others": 2, "phantoms": 2}
+    assert study.separation["others"].value == pytest.approx(1 - study.separation["phantoms"].value)
     assert study.calibration == 2
     for kind, part in study.studies.items():
         assert part.healthy == part.anomalous == 4
@@ -56,6 +57,7 @@ def test_anomalies_are_found_by_a_prior_that_knows_the_slices_without_them(folde
     text = (tmp_path / "anomaly_study.md").read_text()
     assert text == anomalies_to_markdown(study)
     assert "## Stars (4 slices)" in text
+    assert "data sets apart): others 0." in text or "data sets apart): others 1." in text
     assert json.loads((tmp_path / "anomaly_study.json").read_text())["provenance"] == {"bundle": "toy"}
 
 

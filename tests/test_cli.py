@@ -63,9 +63,7 @@ def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
 def test_same_seed_gives_identical_overlays_and_another_seed_does_not(small_ct, tmp_path):
     heatmaps = []
     for run, seed in enumerate((0, 0, 1)):
-        result = klip_monai(
-            "score", small_ct, "-o", tmp_path / str(run), "--seed", seed, "--bundle", "klip_ct_phantom"
-        )
+        result = klip_monai("score", small_ct, "-o", tmp_path / str(run), "--seed", seed, "--bundle", "klip_ct_phantom")
         assert result.returncode == 0, result.stderr
         heatmaps.append((tmp_path / str(run) / "small_heatmap.nii.gz").read_bytes())
     assert heatmaps[0] == heatmaps[1]

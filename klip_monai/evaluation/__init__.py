@@ -2,6 +2,7 @@
 
 from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.anomaly_study import AnomalyStudy, healthy_slices, run_anomaly_study, with_anomalies
+from klip_monai.evaluation.healthy_study import HealthyStudy, run_healthy_study, save_healthy_study
 from klip_monai.evaluation.metrics import (
     Estimate,
     auroc,
@@ -32,6 +33,7 @@ from klip_monai.evaluation.tumour_study import (
 __all__ = [
     "AnomalyStudy",
     "Estimate",
+    "HealthyStudy",
     "LabelledScan",
     "PhantomStudy",
     "PictureStudy",
@@ -55,6 +57,7 @@ __all__ = [
     "image_level_auroc",
     "labelled_scans",
     "run_anomaly_study",
+    "run_healthy_study",
     "run_phantom_study",
     "run_picture_study",
     "run_prior_study",
@@ -62,6 +65,7 @@ __all__ = [
     "run_slice_study",
     "run_tumour_study",
     "save_anomaly_study",
+    "save_healthy_study",
     "save_picture_study",
     "save_prior_study",
     "save_study",

@@ -1,0 +1,117 @@
+"""The healthy study: whether an ID reference keeps its promise on healthy slices that had no part in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from klip_monai.calibration import set_scans
+from klip_monai.errors import InputError
+from klip_monai.evaluation.scan_study import LEVEL
+from klip_monai.evaluation.slice_study import study_progress
+from klip_monai.evaluation.tables import save_report, table
+from klip_monai.training import SliceSet
+from klip_monai.transforms import KLIPScore
+
+
+@dataclass(frozen=True)
+class HealthyRun:
+    """A run of neighbouring healthy slices, scored as a scan.
+
+    Attributes:
+        group: the patient or range of slices.
+        source: the data set.
+        scan_score: maximum of the heat map.
+        p_value: against the ID reference.
+        suspicious: share of the in-body pixels labelled 1 or 2, before small islands are dropped.
+        strong: share labelled 2.
+    """
+
+    group: str
+    source: str
+    scan_score: float
+    p_value: float
+    suspicious: float
+    strong: float
+
+
+@dataclass(frozen=True)
+class HealthyStudy:
+    """Result of :func:`run_healthy_study`.
+
+    Attributes:
+        slices: slices of a run.
+        runs: all of them.
+        called: share of the runs with p at most 0.05.
+    """
+
+    slices: int
+    runs: tuple[HealthyRun, ...]
+    called: float
+
+
+def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int) -> HealthyStudy:
+    """Score runs of healthy slices.
+
+    Args:
+        score: the transform, with its ID reference.
+        data: healthy slices of patients that had no part in the prior or its reference.
+        slices: slices of a run; as many as the reference's scans have.
+
+    Raises:
+        InputError: without a reference, or if no group has as many slices.
+    """
+    reference = score.reference
+    if reference is None:
+        raise InputError("score: got no ID reference, expected the one to be checked")
+    groups = [group for group in data.groups for _ in range(group.slices // slices)]
+    if not groups:
+        raise InputError(f"slices: got {slices}, expected at most {max(group.slices for group in data.groups)}")
+    runs = []
+    with study_progress() as progress:
+        scans = progress.track(set_scans(data, slices=slices), total=len(groups), description="healthy runs")
+        for group, (images, body) in zip(groups, scans, strict=True):
+            heat = score.on_prior_grid(images, body)
+            inside, highest = heat[body], float(heat.max())
+            runs.append(
+                HealthyRun(
+                    group.group,
+                    group.source,
+                    highest,
+                    reference.p_value(highest),
+                    float((inside >= reference.suspicious).float().mean()),
+                    float((inside >= reference.strong).float().mean()),
+                )
+            )
+    return HealthyStudy(slices, tuple(runs), sum(run.p_value <= LEVEL for run in runs) / len(runs))
+
+
+def healthy_to_markdown(study: HealthyStudy) -> str:
+    """The study as a Markdown table, one line for each patient or range of slices."""
+    groups = list(dict.fromkeys((run.source, run.group) for run in study.runs))
+    rows = []
+    for source, name in groups:
+        runs = [run for run in study.runs if (run.source, run.group) == (source, name)]
+        mean = [100 * sum(values) / len(runs) for values in zip(*((r.suspicious, r.strong) for r in runs), strict=True)]
+        called = sum(run.p_value <= LEVEL for run in runs)
+        rows.append([source, name, str(len(runs)), str(called), *(f"{share:.2g} %" for share in mean)])
+    total = [100 * sum(v) / len(study.runs) for v in zip(*((r.suspicious, r.strong) for r in study.runs), strict=True)]
+    return "\n".join(
+        [
+            "# Healthy slices that had no part in the ID reference",
+            "",
+            f"{len(study.runs)} runs of {study.slices} neighbouring slices, scored as scans. **p is at most {LEVEL:g} "
+            f"in {100 * study.called:.0f} %** (promised: at most {100 * LEVEL:.0f} %); {total[0]:.2g} % of the in-body "
+            f"pixels are suspicious (promised: 0.1 %), {total[1]:.2g} % strongly.",
+            "",
+            *table(["data set", "patient or range", "runs", f"p <= {LEVEL:g}", "suspicious", "strongly"], rows),
+            "",
+        ]
+    )
+
+
+def save_healthy_study(study: HealthyStudy, output_dir: str | Path, *, provenance: Mapping[str, Any]) -> None:
+    """Write ``healthy_study.md`` and ``healthy_study.json``, or neither; see :func:`save_report`."""
+    save_report(output_dir, "healthy_study", healthy_to_markdown(study), asdict(study), provenance=provenance)

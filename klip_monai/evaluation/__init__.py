@@ -2,6 +2,7 @@
 
 from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.anomaly_study import AnomalyStudy, healthy_slices, run_anomaly_study, with_anomalies
+from klip_monai.evaluation.density_study import DensityStudy, run_density_study, save_density_study
 from klip_monai.evaluation.healthy_study import HealthyStudy, run_healthy_study, save_healthy_study
 from klip_monai.evaluation.metrics import (
     Estimate,
@@ -32,6 +33,7 @@ from klip_monai.evaluation.tumour_study import (
 
 __all__ = [
     "AnomalyStudy",
+    "DensityStudy",
     "Estimate",
     "HealthyStudy",
     "LabelledScan",
@@ -57,6 +59,7 @@ __all__ = [
     "image_level_auroc",
     "labelled_scans",
     "run_anomaly_study",
+    "run_density_study",
     "run_healthy_study",
     "run_phantom_study",
     "run_picture_study",
@@ -65,6 +68,7 @@ __all__ = [
     "run_slice_study",
     "run_tumour_study",
     "save_anomaly_study",
+    "save_density_study",
     "save_healthy_study",
     "save_picture_study",
     "save_prior_study",

@@ -40,7 +40,12 @@ class Operator(str, Enum):
 
     sparse_view = "sparse_view"
     limited_angle = "limited_angle"
+    fan_beam = "fan_beam"
+    blur = "blur"
     identity = "identity"
+
+
+_ANGLE_RANGES = {Operator.limited_angle: 120.0, Operator.fan_beam: 360.0}  # degrees, where none is given
 
 
 class Estimator(str, Enum):
@@ -64,10 +69,16 @@ BundleOption = Annotated[
 TrainingBundleOption = Annotated[
     str, typer.Option(help="Bundle whose slice format, settings and weights to start from.")
 ]
-OperatorOption = Annotated[Operator | None, typer.Option(help="How each slice is measured.  \\[default: the bundle's]")]
+OperatorOption = Annotated[
+    Operator | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How each slice is measured: {', '.join(Operator)}.  \\[default: the bundle's]",
+    ),
+]
 ViewsOption = Annotated[int | None, typer.Option(min=1, help="Number of views.  \\[default: the bundle's]")]
 AngleOption = Annotated[
-    float | None, typer.Option(help="Range of the views in degrees.  \\[default: 180, or 120 for limited_angle]")
+    float | None, typer.Option(help="Range of the views in degrees.  \\[default: 180; limited_angle 120, fan_beam 360]")
 ]
 EstimatorOption = Annotated[
     Estimator | None, typer.Option(help="How the expectation is taken.  \\[default: the bundle's]")
@@ -285,8 +296,8 @@ def _overrides(
     device: Device = Device.auto,
 ) -> dict[str, Any]:
     """Command line options as overrides of the bundle's configuration."""
-    if angle_range is None and operator is Operator.limited_angle:
-        angle_range = 120.0
+    if angle_range is None and operator is not None:
+        angle_range = _ANGLE_RANGES.get(operator)
     values = {
         "operator#name": operator and operator.value,
         "operator#views": views,

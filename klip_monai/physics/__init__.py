@@ -6,13 +6,17 @@ Importing this package does not import astra; building a `Tomography` does.
 from __future__ import annotations
 
 from klip_monai.physics.factory import make_operator
-from klip_monai.physics.geometry import ParallelBeam
+from klip_monai.physics.geometry import FanBeam, ParallelBeam
+from klip_monai.physics.image_space import GaussianBlur, Inpainting
 from klip_monai.physics.operator import Identity, LinearOperator
 from klip_monai.physics.solvers import conjugate_gradient, spectral_norm
 from klip_monai.physics.tomography import Tomography
 
 __all__ = [
+    "FanBeam",
+    "GaussianBlur",
     "Identity",
+    "Inpainting",
     "LinearOperator",
     "ParallelBeam",
     "Tomography",

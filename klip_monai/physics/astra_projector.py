@@ -13,15 +13,16 @@ import scipy.sparse
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.physics.geometry import ParallelBeam
+from klip_monai.physics.geometry import FanBeam, ParallelBeam
 
 
-def projection_matrix(geometry: ParallelBeam, *, kernel: str) -> scipy.sparse.csr_matrix:
+def projection_matrix(geometry: ParallelBeam | FanBeam, *, kernel: str) -> scipy.sparse.csr_matrix:
     """Build the projector of a geometry as a sparse matrix.
 
     Args:
         geometry: the acquisition.
-        kernel: "linear" (Joseph: linear interpolation along each ray) or "strip" (area overlap of pixel and strip).
+        kernel: "line" (length of each ray in each pixel), "linear" (Joseph: linear interpolation along each ray,
+            parallel beams only) or "strip" (area overlap of pixel and strip).
 
     Returns:
         CSR matrix, float32, int32 sorted indices, shape (views * detectors, H * W), entries in mm: it takes an image in
@@ -43,10 +44,10 @@ class SliceProjector:
 
     Args:
         geometry: the acquisition.
-        kernel: "linear" or "strip".
+        kernel: as in :func:`projection_matrix`.
     """
 
-    def __init__(self, geometry: ParallelBeam, *, kernel: str) -> None:
+    def __init__(self, geometry: ParallelBeam | FanBeam, *, kernel: str) -> None:
         self._context = _projector(geometry, kernel=kernel)
 
     def __enter__(self) -> SliceProjector:
@@ -119,13 +120,17 @@ def cuda_adjoint(geometry: ParallelBeam, sinograms: torch.Tensor) -> torch.Tenso
 
 
 @contextmanager
-def _projector(geometry: ParallelBeam, *, kernel: str) -> Iterator[int]:
+def _projector(geometry: ParallelBeam | FanBeam, *, kernel: str) -> Iterator[int]:
     """An ASTRA 2D CPU projector that is deleted again."""
     (height, width), pixel = geometry.image_shape, geometry.pixel_mm
     half = (width * pixel / 2, height * pixel / 2)
     volume = astra.create_vol_geom(height, width, -half[0], half[0], -half[1], half[1])
-    views = astra.create_proj_geom("parallel", geometry.pitch_mm, geometry.detectors, np.deg2rad(geometry.angles))
-    projector = astra.create_projector(kernel, views, volume)
+    row = (geometry.pitch_mm, geometry.detectors, np.deg2rad(geometry.angles))
+    if isinstance(geometry, FanBeam):
+        views = astra.create_proj_geom("fanflat", *row, geometry.source_mm, geometry.detector_mm)
+        projector = astra.create_projector(f"{kernel}_fanflat", views, volume)
+    else:
+        projector = astra.create_projector(kernel, astra.create_proj_geom("parallel", *row), volume)
     try:
         yield projector
     finally:

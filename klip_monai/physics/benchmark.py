@@ -12,7 +12,7 @@ import torch
 
 from klip_monai.physics.astra_projector import SliceProjector
 from klip_monai.physics.geometry import ParallelBeam
-from klip_monai.physics.tomography import KERNELS, Tomography
+from klip_monai.physics.tomography import Tomography
 
 
 def compare(side: int, *, views: int, batch: int, kernel: str, rounds: int) -> dict[str, float]:
@@ -67,7 +67,7 @@ def main() -> None:
     )
     print("side  kernel   build s   forward: matrix   astra  ratio   adjoint: matrix   astra  ratio")
     for side in args.sides:
-        for kernel in KERNELS:
+        for kernel in ("linear", "strip"):
             t = compare(side, views=args.views, batch=args.batch, kernel=kernel, rounds=args.rounds)
             forward, adjoint = (t[f"astra_{way}_ms"] / t[f"matrix_{way}_ms"] for way in ("forward", "adjoint"))
             print(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from klip_monai.errors import InputError
-from klip_monai.physics.geometry import ParallelBeam
+from klip_monai.physics.geometry import FanBeam, ParallelBeam
+from klip_monai.physics.image_space import GaussianBlur
 from klip_monai.physics.operator import Identity, LinearOperator
 from klip_monai.physics.tomography import Tomography
 
-OPERATORS = ("sparse_view", "limited_angle", "identity")
+OPERATORS = ("sparse_view", "limited_angle", "fan_beam", "blur", "identity")
 
 
 def make_operator(
@@ -17,16 +18,23 @@ def make_operator(
     pixel_mm: float,
     views: int = 24,
     angle_range: float = 180.0,
+    source_mm: float = 570.0,
+    detector_mm: float = 500.0,
+    blur_mm: float = 3.0,
 ) -> LinearOperator:
     """Build an operator by name.
 
     Args:
-        name: "sparse_view" (parallel beam over 180 degrees or more), "limited_angle" (over less than 180 degrees) or
-            "identity" (denoising; of the geometry only `image_shape` matters).
+        name: "sparse_view" (parallel beam over 180 degrees or more), "limited_angle" (over less than 180 degrees),
+            "fan_beam" (flat detector, any range), "blur" (Gaussian; the geometry does not matter) or "identity"
+            (denoising; neither).
         image_shape: (H, W) in pixels.
         pixel_mm: side of a pixel in mm.
         views: number of angles, evenly spaced, endpoint excluded.
         angle_range: range of the angles in degrees.
+        source_mm: for "fan_beam": source to rotation axis, mm; that of a clinical scanner by default.
+        detector_mm: for "fan_beam": rotation axis to detector, mm.
+        blur_mm: for "blur": standard deviation, mm.
 
     Returns:
         The operator, scaled to unit spectral norm.
@@ -38,6 +46,19 @@ def make_operator(
         raise InputError(f"operator: got {name!r}, expected one of {', '.join(OPERATORS)}")
     if name == "identity":
         return Identity(image_shape)
+    if name == "blur":
+        return GaussianBlur(image_shape, sigma_px=blur_mm / pixel_mm)
+    if name == "fan_beam":
+        return Tomography(
+            FanBeam(
+                image_shape=image_shape,
+                pixel_mm=pixel_mm,
+                views=views,
+                angle_range=angle_range,
+                source_mm=source_mm,
+                detector_mm=detector_mm,
+            )
+        )
     geometry = ParallelBeam(image_shape=image_shape, pixel_mm=pixel_mm, views=views, angle_range=angle_range)
     if name == "limited_angle" and geometry.angle_range >= 180:
         raise InputError(f"angle_range: got {angle_range:g} degrees for limited_angle, expected less than 180")

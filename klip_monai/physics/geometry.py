@@ -32,7 +32,70 @@ def check_image_shape(image_shape: Any) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelBeam:
+class _Acquisition:
+    """What the geometries have in common: the slice, its views and a row of detector elements."""
+
+    image_shape: tuple[int, int]
+    pixel_mm: float
+    views: int
+    angle_range: float
+    start_angle: float = 0.0
+    detectors: int | None = None
+    detector_pitch_mm: float | None = None
+
+    def _resolve(self, *, default_pitch_mm: float, **checked: Any) -> None:
+        """Put checked values and defaults in place of what was given."""
+        height, width = check_image_shape(self.image_shape)
+        pixel = _number("pixel_mm", self.pixel_mm, low=0.0)
+        pitch = default_pitch_mm if self.detector_pitch_mm is None else self.detector_pitch_mm
+        pitch = _number("detector_pitch_mm", pitch, low=0.0)
+        values = {
+            "image_shape": (height, width),
+            "pixel_mm": pixel,
+            "views": _count("views", self.views),
+            "angle_range": _number("angle_range", self.angle_range, low=0.0, high=360.0),
+            "start_angle": _number("start_angle", self.start_angle),
+            "detector_pitch_mm": pitch,
+            **checked,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        detectors = self.detectors
+        if detectors is None:
+            # The margin keeps a width that is a whole number of elements from being rounded up by its last bit.
+            detectors = math.ceil(self._shadow_mm() / pitch - 1e-9)
+            detectors += (detectors - width) % 2
+        object.__setattr__(self, "detectors", _count("detectors", detectors))
+
+    def _shadow_mm(self) -> float:
+        """Width of detector that the image can throw its shadow on."""
+        raise NotImplementedError
+
+    @property
+    def angles(self) -> npt.NDArray[np.float64]:
+        """Angles of the views in degrees, shape (views,), endpoint excluded."""
+        offsets: npt.NDArray[np.float64] = np.arange(self.views, dtype=np.float64) * (self.angle_range / self.views)
+        return np.asarray(self.start_angle + offsets, dtype=np.float64)
+
+    @property
+    def sinogram_shape(self) -> tuple[int, int]:
+        """(views, detectors) of one sinogram."""
+        assert self.detectors is not None  # resolved in __post_init__
+        return self.views, self.detectors
+
+    @property
+    def pitch_mm(self) -> float:
+        """Detector pitch in mm, never None."""
+        assert self.detector_pitch_mm is not None  # resolved in __post_init__
+        return self.detector_pitch_mm
+
+    def describe(self) -> dict[str, Any]:
+        """Return the geometry as a JSON-able dictionary with every default resolved."""
+        return {"type": type(self).__name__, **asdict(self), "image_shape": list(self.image_shape)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelBeam(_Acquisition):
     """A parallel-beam acquisition of one slice.
 
     The slice lies centred on the rotation axis with its columns along +x and its rows along -y. At angle theta the
@@ -57,57 +120,64 @@ class ParallelBeam:
         InputError: a value outside its range.
     """
 
-    image_shape: tuple[int, int]
-    pixel_mm: float
-    views: int
     angle_range: float = 180.0
-    start_angle: float = 0.0
-    detectors: int | None = None
-    detector_pitch_mm: float | None = None
 
     def __post_init__(self) -> None:
-        height, width = check_image_shape(self.image_shape)
-        pixel = _number("pixel_mm", self.pixel_mm, low=0.0)
-        pitch = pixel if self.detector_pitch_mm is None else self.detector_pitch_mm
-        pitch = _number("detector_pitch_mm", pitch, low=0.0)
-        detectors = self.detectors
-        if detectors is None:
-            # The margin keeps a diagonal that is a whole number of elements from being rounded up by its last bit.
-            detectors = math.ceil(math.hypot(height, width) * pixel / pitch - 1e-9)
-            detectors += (detectors - width) % 2
-        values = {
-            "image_shape": (height, width),
-            "pixel_mm": pixel,
-            "views": _count("views", self.views),
-            "angle_range": _number("angle_range", self.angle_range, low=0.0, high=360.0),
-            "start_angle": _number("start_angle", self.start_angle),
-            "detectors": _count("detectors", detectors),
-            "detector_pitch_mm": pitch,
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        self._resolve(default_pitch_mm=self.pixel_mm)
+
+    def _shadow_mm(self) -> float:
+        return math.hypot(*self.image_shape) * self.pixel_mm
+
+
+@dataclass(frozen=True, kw_only=True)
+class FanBeam(_Acquisition):
+    """A fan-beam acquisition of one slice with a flat detector.
+
+    Axes, order of the views and of the detector elements are those of :class:`ParallelBeam`, to which this tends as the
+    source moves away: at angle theta the source lies at source_mm * (sin(theta), -cos(theta)), the detector's centre on
+    the other side of the rotation axis, its elements along (cos(theta), sin(theta)).
+
+    Attributes:
+        image_shape: (H, W) in pixels.
+        pixel_mm: side of a (square) pixel in mm.
+        views: number of angles.
+        source_mm: distance from the source to the rotation axis, mm; the whole image must lie closer.
+        detector_mm: distance from the rotation axis to the detector, mm; 0 is a detector scaled to the axis.
+        angle_range: range of the angles in degrees, in (0, 360]; below 180 plus the fan's angle part of the
+            slice is seen from too few sides.
+        start_angle: first angle in degrees.
+        detectors: number of detector elements. None: enough to cover the image, rounded up to the parity of W.
+        detector_pitch_mm: distance of neighbouring elements on the detector in mm. None: that of a pixel at the
+            axis, magnified.
+
+    Raises:
+        InputError: a value outside its range.
+    """
+
+    source_mm: float
+    detector_mm: float
+    angle_range: float = 360.0
+
+    def __post_init__(self) -> None:
+        source = _number("source_mm", self.source_mm, low=0.0)
+        detector = _number("detector_mm", self.detector_mm)
+        if detector < 0:
+            raise InputError(f"detector_mm: got {detector:g}, expected 0 or more")
+        radius = math.hypot(*check_image_shape(self.image_shape)) / 2 * _number("pixel_mm", self.pixel_mm, low=0.0)
+        if source <= radius:
+            raise InputError(f"source_mm: got {source:g}, expected more than half the image's diagonal, {radius:g} mm")
+        magnification = (source + detector) / source
+        self._resolve(default_pitch_mm=self.pixel_mm * magnification, source_mm=source, detector_mm=detector)
 
     @property
-    def angles(self) -> npt.NDArray[np.float64]:
-        """Angles of the views in degrees, shape (views,), endpoint excluded."""
-        offsets: npt.NDArray[np.float64] = np.arange(self.views, dtype=np.float64) * (self.angle_range / self.views)
-        return np.asarray(self.start_angle + offsets, dtype=np.float64)
+    def fan_angle(self) -> float:
+        """Angle between the outermost rays in degrees."""
+        half = self.sinogram_shape[1] * self.pitch_mm / 2
+        return 2 * math.degrees(math.atan(half / (self.source_mm + self.detector_mm)))
 
-    @property
-    def sinogram_shape(self) -> tuple[int, int]:
-        """(views, detectors) of one sinogram."""
-        assert self.detectors is not None  # resolved in __post_init__
-        return self.views, self.detectors
-
-    @property
-    def pitch_mm(self) -> float:
-        """Detector pitch in mm, never None."""
-        assert self.detector_pitch_mm is not None  # resolved in __post_init__
-        return self.detector_pitch_mm
-
-    def describe(self) -> dict[str, Any]:
-        """Return the geometry as a JSON-able dictionary with every default resolved."""
-        return {"type": "ParallelBeam", **asdict(self), "image_shape": list(self.image_shape)}
+    def _shadow_mm(self) -> float:
+        radius = math.hypot(*self.image_shape) / 2 * self.pixel_mm
+        return 2 * (self.source_mm + self.detector_mm) * math.tan(math.asin(radius / self.source_mm))
 
 
 def _number(name: str, value: Any, *, low: float | None = None, high: float | None = None) -> float:

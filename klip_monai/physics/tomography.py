@@ -1,4 +1,4 @@
-"""Parallel-beam tomography of slices."""
+"""Parallel-beam and fan-beam tomography of slices."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from klip_monai.errors import InputError
 from klip_monai.physics.filters import ramp_filter
-from klip_monai.physics.geometry import ParallelBeam
+from klip_monai.physics.geometry import FanBeam, ParallelBeam
 from klip_monai.physics.operator import LinearOperator
 from klip_monai.physics.solvers import spectral_norm
 
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 BACKENDS = ("auto", "matrix", "astra_cuda")
-KERNELS = ("linear", "strip")
+KERNELS = {ParallelBeam: ("linear", "line", "strip"), FanBeam: ("strip", "line")}
+"""ASTRA's kernels for each geometry, the default first."""
 
 
 class Tomography(LinearOperator):
-    """Line integrals of slices along the rays of a parallel beam, scaled to unit spectral norm.
+    """Line integrals of slices along the rays of a parallel or fan beam, scaled to unit spectral norm.
 
     A = scale * A_raw, with A_raw in image units times mm. `range_shape` is (1, views, detectors).
 
@@ -32,14 +33,16 @@ class Tomography(LinearOperator):
             (three copies) for each of about 1.8 * H * W * views * pixel_mm / detector_pitch_mm non-zero entries, 68 MB
             at 256 x 256 and 24 views in float32.
         "astra_cuda": ASTRA's CUDA projector on torch CUDA memory, nothing stored; for sizes whose matrix does not fit.
-            CUDA tensors only, computed in float32 (float64 is converted and back), kernel "linear" only, and the
-            adjoint is matched only up to interpolation. Needs a CUDA device when built, for the scale.
+            CUDA tensors only, computed in float32 (float64 is converted and back), parallel beams with the kernel
+            "linear" only, and the adjoint is matched only up to interpolation. Needs a CUDA device when built, for the
+            scale.
         "auto": "matrix", for every device: results then do not depend on where they were computed.
 
     Args:
         geometry: the acquisition.
         backend: "auto", "matrix" or "astra_cuda".
-        kernel: "linear" (Joseph interpolation) or "strip" (area overlap).
+        kernel: "linear" (Joseph interpolation; parallel beams only), "line" (length of the ray in each pixel) or
+            "strip" (area overlap). None: "linear" for parallel beams, "strip" for fan beams.
 
     Attributes:
         geometry: the acquisition.
@@ -51,13 +54,17 @@ class Tomography(LinearOperator):
             geometry whose rays all miss the image.
     """
 
-    def __init__(self, geometry: ParallelBeam, *, backend: str = "auto", kernel: str = "linear") -> None:
-        if not isinstance(geometry, ParallelBeam):
-            raise InputError(f"geometry: got {type(geometry).__name__}, expected a ParallelBeam")
+    def __init__(self, geometry: ParallelBeam | FanBeam, *, backend: str = "auto", kernel: str | None = None) -> None:
+        if type(geometry) not in KERNELS:
+            raise InputError(f"geometry: got {type(geometry).__name__}, expected a ParallelBeam or a FanBeam")
         if backend not in BACKENDS:
             raise InputError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
-        if kernel not in KERNELS:
-            raise InputError(f"kernel: got {kernel!r}, expected one of {', '.join(KERNELS)}")
+        kernels = KERNELS[type(geometry)]
+        kernel = kernels[0] if kernel is None else kernel
+        if kernel not in kernels:
+            raise InputError(
+                f"kernel: got {kernel!r}, expected one of {', '.join(kernels)} for a {type(geometry).__name__}"
+            )
         self.geometry = geometry
         self.backend = "matrix" if backend == "auto" else backend
         self.kernel = kernel
@@ -74,7 +81,9 @@ class Tomography(LinearOperator):
             device, dtype = torch.device("cpu"), torch.float64
         else:
             if kernel != "linear":
-                raise InputError(f"kernel: got {kernel!r}, expected 'linear' with backend='astra_cuda'")
+                raise InputError(
+                    f"kernel: got {kernel!r}, expected 'linear' and a ParallelBeam with backend='astra_cuda'"
+                )
             if not torch.cuda.is_available():
                 raise InputError("backend: got 'astra_cuda', but torch finds no CUDA device; use backend='matrix'")
             device, dtype = torch.device("cuda"), torch.float32
@@ -93,6 +102,7 @@ class Tomography(LinearOperator):
         if self.backend == "astra_cuda":
             from klip_monai.physics.astra_projector import cuda_forward
 
+            assert isinstance(self.geometry, ParallelBeam)  # no other has this backend
             return cuda_forward(self.geometry, x[:, 0].float()).mul_(self.scale)[:, None].to(x.dtype)
         forward, _ = self._sparse(x.device, x.dtype)
         return (forward @ x.flatten(1).t()).t().reshape(-1, *self.range_shape)
@@ -101,6 +111,7 @@ class Tomography(LinearOperator):
         if self.backend == "astra_cuda":
             from klip_monai.physics.astra_projector import cuda_adjoint
 
+            assert isinstance(self.geometry, ParallelBeam)
             return cuda_adjoint(self.geometry, y[:, 0].float()).mul_(self.scale)[:, None].to(y.dtype)
         _, adjoint = self._sparse(y.device, y.dtype)
         return (adjoint @ y.flatten(1).t()).t().reshape(-1, 1, *self.image_shape)
@@ -125,7 +136,7 @@ class Tomography(LinearOperator):
         tolerance: float = 0.0,
         window: str = "ram-lak",
     ) -> torch.Tensor:
-        """Reconstruct images by regularised least squares or by filtered back-projection.
+        """Reconstruct images by regularised least squares or, of parallel beams, by filtered back-projection.
 
         Filtered back-projection takes each angle (modulo 180 degrees) once, so values are right from 180 degrees up;
         with a limited angle what lies in the missing wedge is missing.
@@ -148,6 +159,8 @@ class Tomography(LinearOperator):
             return super().A_dagger(y, regularization=regularization, iterations=iterations, tolerance=tolerance)
         if method != "fbp":
             raise InputError(f"method: got {method!r}, expected 'cg' or 'fbp'")
+        if not isinstance(self.geometry, ParallelBeam):
+            raise InputError(f"method: got 'fbp', expected 'cg' for a {type(self.geometry).__name__}")
         y = self._check("y", y, self.range_shape)
         with torch.autocast(y.device.type, enabled=False):
             filtered = ramp_filter(y, pitch_mm=self.geometry.pitch_mm, window=window)

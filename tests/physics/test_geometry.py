@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from klip_monai.errors import InputError
-from klip_monai.physics import ParallelBeam
+from klip_monai.physics import FanBeam, ParallelBeam
 
 
 def test_angles_leave_the_endpoint_out():
@@ -66,3 +66,30 @@ def test_bad_values_are_refused_by_name(change, message):
     with pytest.raises(InputError, match=message) as caught:
         ParallelBeam(**({"image_shape": (8, 8), "pixel_mm": 1.0, "views": 4} | change))
     assert "\n" not in str(caught.value)
+
+
+FAN = {"image_shape": (40, 30), "pixel_mm": 1.2, "views": 6, "source_mm": 100.0, "detector_mm": 50.0}
+
+
+def test_default_fan_detector_just_covers_the_image_and_magnifies_a_pixel():
+    geometry = FanBeam(**FAN)
+    radius = 0.6 * math.hypot(40, 30)
+    assert geometry.pitch_mm == pytest.approx(1.2 * 1.5)
+    assert 0 <= geometry.fan_angle - 2 * math.degrees(math.asin(radius / 100)) < 2
+    assert geometry.angle_range == 360
+    assert eval(repr(geometry)) == geometry
+    assert json.loads(json.dumps(geometry.describe())) == geometry.describe()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source_mm": 29.0}, "source_mm: got 29, expected more than half the image's diagonal, 30 mm"),
+        ({"source_mm": -1.0}, "source_mm: got -1.0"),
+        ({"detector_mm": -1.0}, "detector_mm: got -1, expected 0 or more"),
+        ({"views": 0}, "views: got 0"),
+    ],
+)
+def test_impossible_fans_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        FanBeam(**{**FAN, **change})

@@ -13,7 +13,7 @@ from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.phantom import random_scan
 from klip_monai.scoring import IDReference, contrast_px, local_contrast
-from klip_monai.standard import PriorGrid, body_of, standard_slices
+from klip_monai.standard import PriorGrid, standard_slices
 from klip_monai.training import SliceSet
 from klip_monai.transforms import KLIPScore
 
@@ -28,7 +28,7 @@ MIN_SCANS = 19
 
 
 Scan = tuple[torch.Tensor, torch.Tensor]
-"""Standard slices of a healthy scan, float32 (Z, 1, H, W) in [-1, 1], and its body mask, bool (Z, 1, H, W)."""
+"""Standard slices of a healthy scan, float32 (Z, 1, H, W) in [-1, 1], and which pixels count, bool (Z, 1, H, W)."""
 
 
 def standardized(volumes: Iterable[MetaTensor], grid: PriorGrid) -> Iterator[Scan]:
@@ -59,8 +59,7 @@ def set_scans(data: SliceSet, *, slices: int) -> Iterator[Scan]:
     first = 0
     for group in data.groups:
         for start in range(first, first + group.slices - slices + 1, slices):
-            images = torch.stack([data[index]["image"] for index in range(start, start + slices)])
-            yield images, body_of(images, data.grid)
+            yield data.stacked(range(start, start + slices))
         first += group.slices
 
 

@@ -16,7 +16,7 @@ from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
 from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
-from klip_monai.standard import PriorGrid, body_of
+from klip_monai.standard import PriorGrid
 from klip_monai.training import SliceSet
 
 KINDS: Mapping[str, Callable[..., tuple[torch.Tensor, torch.Tensor] | None]] = {
@@ -54,10 +54,9 @@ class AnomalyStudy:
 
 
 def healthy_slices(data: SliceSet, *, stride: int) -> StudySlices:
-    """Every ``stride``-th slice of a slice set, as it is."""
+    """Every ``stride``-th slice of a slice set, as it is; pixels whose HU are unknown do not count."""
     chosen = range(0, len(data), stride)
-    images = torch.stack([data[index]["image"] for index in chosen])
-    body = body_of(images, data.grid)
+    images, body = data.stacked(chosen)
     return StudySlices(images, torch.zeros_like(body), body, tuple(data.group_of(index).group for index in chosen))
 
 

@@ -82,8 +82,7 @@ def run_prior_study(
         stride: every how manieth training slice the loss is taken over.
         seed: of samples and measurements.
     """
-    every = torch.stack([train[index]["image"] for index in range(len(train))])
-    others = torch.stack([held_out[index]["image"] for index in range(len(held_out))])
+    every, others = (data.stacked(range(len(data)))[0] for data in (train, held_out))
     made = samples(network, train.grid.image_shape, count=count, seed=seed)
     return PriorStudy(
         loss_per_sigma(network, train, sigmas=sigmas, sigma_data=sigma_data, stride=stride),
@@ -141,7 +140,7 @@ def save_prior_study(study: PriorStudy, output_dir: str | Path, *, provenance: M
 
 def pick(data: SliceSet, count: int) -> torch.Tensor:
     """``count`` slices spread evenly over a slice set, float32 (count, 1, H, W)."""
-    return torch.stack([data[round(i * (len(data) - 1) / max(1, count - 1))]["image"] for i in range(count)])
+    return data.stacked(round(i * (len(data) - 1) / max(1, count - 1)) for i in range(count))[0]
 
 
 def loss_per_sigma(

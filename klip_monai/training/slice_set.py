@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from klip_monai.errors import InputError, KlipError
 from klip_monai.prior.files import write_whole
-from klip_monai.standard import PriorGrid, standard_slices
+from klip_monai.standard import PriorGrid, body_of, standard_slices
 from klip_monai.training.sources import Group
 
 _MANIFEST, _GRID = "manifest.csv", "grid.json"
@@ -173,6 +173,12 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def stacked(self, indices: Iterable[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slices, float32 (B, 1, H, W), and where their body's HU are known, bool (B, 1, H, W)."""
+        items = [self[index] for index in indices]
+        images, weight = (torch.stack([item[key] for item in items]) for key in ("image", "weight"))
+        return images, body_of(images, self.grid) & (weight > 0)
 
     def group_of(self, index: int) -> SliceGroup:
         """The group that a slice belongs to."""

@@ -117,3 +117,16 @@ def test_an_archive_of_scans_becomes_a_set(tmp_path: Path):
     assert len(refused) == 1
     assert refused[0].startswith("notes.txt: ")
     assert len(SliceSet(tmp_path / "set", split="train", grid=GRID)) == 12
+
+
+def test_stacked_slices_count_only_pixels_of_the_body_that_the_source_kept(tmp_path):
+    def group(name: str, clip_hu: float | None) -> Group:
+        return Group(name, "phantoms", "train", clip_hu, lambda: iter([random_scan(1, slices=3).image]))
+
+    write_slice_set([group("whole", None), group("clipped", 0.0)], tmp_path, grid=GRID)
+    whole, clipped = (SliceSet(tmp_path, groups=[name]).stacked([0, 2]) for name in ("whole", "clipped"))
+    low, high = GRID.hu_window
+    known = whole[0] >= -low / (high - low) * 2 - 1
+    assert torch.equal(whole[0], clipped[0])
+    assert torch.equal(clipped[1], whole[1] & known)
+    assert 0 < int(clipped[1].sum()) < int(whole[1].sum())

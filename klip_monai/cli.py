@@ -151,7 +151,7 @@ def calibrate(
     bundle: BundleOption = None,
     healthy: Annotated[Path | None, typer.Option(help="Folder of healthy scans: a sub-folder or file each.")] = None,
     slice_set: Annotated[Path | None, typer.Option(help="Or a slice set, from `klip-monai prepare`.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the slice set.")] = "reference",
+    split: Annotated[list[str] | None, typer.Option(help="Split of the slice set.  \\[default: reference]")] = None,
     phantoms: Annotated[int | None, typer.Option(min=19, help="Or so many phantoms.")] = None,
     slices: Annotated[int, typer.Option(min=3, help="Slices of each phantom, or run of the slice set.")] = 24,
     operator: OperatorOption = None,
@@ -183,7 +183,7 @@ def calibrate(
         scans, total = standardized(healthy_scans(healthy), parts["grid"]), len(list(healthy.iterdir()))
         what = "healthy scans"
     elif slice_set is not None:
-        data = SliceSet(slice_set, split=split, grid=parts["grid"])
+        data = SliceSet(slice_set, split=split or ["reference"], grid=parts["grid"], clipped=False)
         scans, total = set_scans(data, slices=slices), sum(group.slices // slices for group in data.groups)
         patients = sum(group.slices >= slices for group in data.groups)
         what = f"runs of {slices} healthy slices of {patients} patients or ranges of slices"

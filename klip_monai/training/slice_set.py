@@ -141,9 +141,11 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
 
     Args:
         folder: from :func:`write_slice_set`.
-        split: which groups, by split; None takes all.
+        split: which groups, by split or splits; None takes all.
         groups: which groups, by name; None takes all of the split.
         grid: the slice format expected; None accepts any.
+        clipped: also groups whose source clipped HU away. What was filled in for these is no tissue: slices to train
+            on, but none to be scored as healthy.
 
     Raises:
         InputError: if nothing is left or the format is another.
@@ -153,18 +155,23 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         self,
         folder: str | Path,
         *,
-        split: str | None = None,
+        split: str | Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
         grid: PriorGrid | None = None,
+        clipped: bool = True,
     ) -> None:
         self.folder = Path(folder)
+        splits = [split] if isinstance(split, str) else split
         self.groups = [
             group
             for group in read_manifest(folder)
-            if (split is None or group.split == split) and (groups is None or group.group in groups)
+            if (splits is None or group.split in splits)
+            and (groups is None or group.group in groups)
+            and (clipped or group.clip_hu is None)
         ]
         if not self.groups:
-            raise InputError(f"slice set {folder}: no group with split {split!r}; see its {_MANIFEST}")
+            kind = "" if clipped else "unclipped "
+            raise InputError(f"slice set {folder}: no {kind}group with split {split!r}; see its {_MANIFEST}")
         self.grid = PriorGrid(**json.loads((self.folder / _GRID).read_text()))
         if grid is not None and grid != self.grid:
             raise InputError(f"slice set {folder}: got slices of {self.grid}, expected {grid}; prepare it anew")

@@ -130,3 +130,12 @@ def test_stacked_slices_count_only_pixels_of_the_body_that_the_source_kept(tmp_p
     assert torch.equal(whole[0], clipped[0])
     assert torch.equal(clipped[1], whole[1] & known)
     assert 0 < int(clipped[1].sum()) < int(whole[1].sum())
+
+
+def test_splits_can_be_joined_and_clipped_sources_left_out(tmp_path):
+    clipped = Group("clipped", "others", "val", 0.0, lambda: iter([random_scan(1, slices=3).image]))
+    write_slice_set([group("a"), group("bb", split="val"), group("ccc", split="test"), clipped], tmp_path, grid=GRID)
+    assert [g.group for g in SliceSet(tmp_path, split=["train", "val"]).groups] == ["a", "bb", "clipped"]
+    assert [g.group for g in SliceSet(tmp_path, split="val", clipped=False).groups] == ["bb"]
+    with pytest.raises(InputError, match="no unclipped group with split 'val'"):
+        SliceSet(tmp_path, split="val", groups=["clipped"], clipped=False)

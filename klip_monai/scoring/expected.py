@@ -27,6 +27,7 @@ CONTRAST_MM = 6.0
 _EDGES = np.geomspace(0.01, 1.0, 21)  # of the bins of local contrast: tenths of a decade
 _MIN_PIXELS = 200  # a bin with fewer says too little; its neighbours are interpolated
 _FLOOR = 1e-6
+_LEAST = 0.25  # of the average: the least that is expected anywhere
 
 
 def contrast_px(pixel_mm: float) -> float:
@@ -97,7 +98,10 @@ class ExpectedDensity:
 
     @classmethod
     def fit(cls, sums: ContrastSums, *, contrast_px: float) -> ExpectedDensity:
-        """Take the mean of each bin that holds enough pixels.
+        """Take the mean of each bin that holds enough pixels, but a quarter of the average at least.
+
+        Where a slice is flat, as lung and gas are that lie below the window, next to nothing is expected, and next to
+        nothing divided by it would outshine any lesion.
 
         Args:
             sums: of healthy scans.
@@ -113,8 +117,8 @@ class ExpectedDensity:
                 "tissue; add scans"
             )
         middles = np.sqrt(_EDGES[1:] * _EDGES[:-1])[enough]
-        means = np.maximum(sums.nats[enough] / sums.pixels[enough], _FLOOR)
         average = float(sums.nats.sum() / sums.pixels.sum())
+        means = np.maximum(sums.nats[enough] / sums.pixels[enough], max(_LEAST * average, _FLOOR))
         return cls(contrast_px, tuple(map(float, middles)), tuple(map(float, means)), average)
 
     def at(self, contrast: Values) -> Values:

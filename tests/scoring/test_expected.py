@@ -98,3 +98,11 @@ def test_a_scan_has_no_part_in_its_own_calibration():
 def test_too_few_pixels_are_refused():
     with pytest.raises(InputError, match="got 50 in-body pixels, expected 200"):
         fitted(pixels=50)
+
+
+def test_a_quarter_of_the_average_is_expected_at_least():
+    contrast = np.repeat([0.012, 0.1], 1000)
+    density = np.where(contrast < 0.05, 1e-4, 1.0)
+    expected = ExpectedDensity.fit(ContrastSums.of(density, contrast), contrast_px=4.0)
+    assert expected.average == pytest.approx(0.50005)
+    np.testing.assert_allclose(expected.at(np.array([0.001, 0.011, 0.5])), [0.125, 0.125, 1.0], rtol=0.02)

@@ -48,6 +48,9 @@ class Operator(str, Enum):
 _ANGLE_RANGES = {Operator.limited_angle: 120.0, Operator.fan_beam: 360.0}  # degrees, where none is given
 
 
+_WITHOUT_VIEWS = (Operator.identity, Operator.blur)
+
+
 class Estimator(str, Enum):
     """Estimators of the KL density."""
 
@@ -313,6 +316,12 @@ def _open(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
     from klip_monai.bundle import open_workflow
 
     workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
+    measurement = workflow.parser["operator#name"]
+    if measurement in _WITHOUT_VIEWS and {"operator#views", "operator#angle_range"} & overrides.keys():
+        raise InputError(
+            f"--views, --angle-range: got them with the measurement {measurement}, which has no views; add --operator "
+            "sparse_view, limited_angle or fan_beam"
+        )
     workflow.initialize()
     return workflow
 

@@ -137,8 +137,14 @@ def test_folder_that_is_no_bundle_is_refused(small_ct, tmp_path):
     assert_refused(klip_monai("score", small_ct, "-o", tmp_path / "out", "--bundle", tmp_path), "metadata.json")
 
 
-def test_settings_without_a_reference_are_refused(small_ct, tmp_path):
+def test_views_of_a_measurement_without_any_are_refused(small_ct, tmp_path):
     result = klip_monai("score", small_ct, "-o", tmp_path / "out", "--views", 17)
+    assert_refused(result, "--views", "identity", "--operator sparse_view")
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_without_a_reference_are_refused(small_ct, tmp_path):
+    result = klip_monai("score", small_ct, "-o", tmp_path / "out", "--operator", "sparse_view", "--views", 17)
     assert_refused(result, "ID reference", "calibrate")
     assert not (tmp_path / "out").exists()
 

@@ -116,7 +116,7 @@ def prior_to_markdown(study: PriorStudy) -> str:
             "",
             "## Reconstruction of held-out slices",
             "",
-            "From the bundle's own measurement; the weight of total variation is the best of several, chosen with the "
+            "From simulated measurements; the weight of total variation is the best of several, chosen with the "
             "truth at hand.",
             "",
             *table(["method", "PSNR, dB", "SSIM"], quality),

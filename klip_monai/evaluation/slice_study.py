@@ -176,21 +176,19 @@ def run_slice_study(
     images = torch.cat([group.images for group in groups])
     results: dict[str, list[Row]] = {kind: [] for kind in anomalous}
     strata: dict[str, list[Stratum]] = {}
-    healthy_scores: tuple[float, ...] | None = None
+    healthy_scores: tuple[float, ...] = ()
     for name, inferer in rows.items():
         density, seconds = _score(network, inferer, images.to(device), progress=progress, name=name)
         plain = smooth(density, sigma_px=inferer.smoothing_px)
         expected = _expected(plain[-len(calibration) :], calibration, grid)
         maps = _Maps(density, plain, plain * expected.gain(images))
         parts = [_Maps(*part) for part in zip(*(m.split([len(g) for g in groups]) for m in maps.all), strict=True)]
-        if healthy_scores is None:
-            healthy_scores = tuple(map(float, slice_scores(parts[0].calibrated, healthy.body)))
+        healthy_scores = healthy_scores or tuple(map(float, slice_scores(parts[0].calibrated, healthy.body)))
         for (kind, ill), ill_maps in zip(anomalous.items(), parts[1:-1], strict=True):
             row = _row(name, inferer, parts[0], ill_maps, healthy, ill, seconds=seconds, block_px=block_px)
             results[kind].append(row)
             if kind not in strata:
                 strata[kind] = _strata(parts[0].calibrated, ill_maps.calibrated, healthy, ill, pixel_mm=grid.pixel_mm)
-    assert healthy_scores is not None
     return {
         kind: SliceStudy(tuple(results[kind]), tuple(strata[kind]), block_px, len(healthy), len(ill), healthy_scores)
         for kind, ill in anomalous.items()

@@ -51,8 +51,8 @@ class BatchAugment:
         Args:
             images: slices (B, 1, H, W) in [-1, 1].
             generator: source of the draws; its state alone decides them.
-            weight: weight of each pixel, (B, 1, H, W), 0 or 1; moves along. A pixel that a weight of 0 had a share in
-                has weight 0. None is one everywhere.
+            weight: weight of each pixel, (B, 1, H, W), 0 to 1; moves along. A pixel that a weight below 1 had a share
+                in gets the lowest weight of its slice. None is one everywhere.
 
         Returns:
             Augmented slices in [-1, 1] and weight, both (B, 1, H, W), same dtype and device.
@@ -68,7 +68,7 @@ class BatchAugment:
         above_air = torch.where(moves, moved, images + 1).clamp_(0, 2)
         if weight is not None:
             lost = nn.functional.grid_sample(1 - weight, grid, mode="bilinear", align_corners=False) > 0
-            weight = torch.where(moves, (~lost).to(weight.dtype), weight)
+            weight = torch.where(moves, torch.where(lost, weight.amin((1, 2, 3), keepdim=True), 1.0), weight)
         above_air = above_air * (1 + self.contrast * contrast[:, None, None, None])
         if self.gamma:
             above_air = 2 * (above_air / 2).pow(1 + self.gamma * gamma[:, None, None, None])

@@ -136,8 +136,8 @@ def read_manifest(folder: str | Path) -> list[SliceGroup]:
 class SliceSet(Dataset[dict[str, torch.Tensor]]):
     """Standard slices of a split, read from disk as they are asked for.
 
-    Items are ``image``, float32 (1, H, W) in [-1, 1], and ``weight``, float32 (1, H, W): 0 where the source clipped the
-    HU away, so that it is unknown whether the pixel is fat or air, else 1.
+    Items are ``image``, float32 (1, H, W) in [-1, 1], and ``weight``, float32 (1, H, W): 1, but ``filled_weight`` where
+    the source clipped the HU away, so that it is unknown whether the pixel is fat or air.
 
     Args:
         folder: from :func:`write_slice_set`.
@@ -146,6 +146,8 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         grid: the slice format expected; None accepts any.
         clipped: also groups whose source clipped HU away. What was filled in for these is no tissue: slices to train
             on, but none to be scored as healthy.
+        filled_weight: weight of the pixels that were filled in. 0 teaches a prior nothing about them, so it may make
+            anything of fat in a scan that looks like theirs; a little teaches it that fat is about what was filled in.
 
     Raises:
         InputError: if nothing is left or the format is another.
@@ -159,8 +161,10 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         groups: Sequence[str] | None = None,
         grid: PriorGrid | None = None,
         clipped: bool = True,
+        filled_weight: float = 0.0,
     ) -> None:
         self.folder = Path(folder)
+        self.filled_weight = filled_weight
         splits = [split] if isinstance(split, str) else split
         self.groups = [
             group
@@ -185,7 +189,7 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         """Slices, float32 (B, 1, H, W), and where their body's HU are known, bool (B, 1, H, W)."""
         items = [self[index] for index in indices]
         images, weight = (torch.stack([item[key] for item in items]) for key in ("image", "weight"))
-        return images, body_of(images, self.grid) & (weight > 0)
+        return images, body_of(images, self.grid) & (weight == 1)
 
     def group_of(self, index: int) -> SliceGroup:
         """The group that a slice belongs to."""
@@ -210,9 +214,9 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         return {"image": image, "weight": self._weight(image, group.clip_hu)}
 
     def _weight(self, image: torch.Tensor, clip_hu: float | None) -> torch.Tensor:
-        """0 where the value was filled in: below what the source kept."""
+        """``filled_weight`` where the value was filled in: below what the source kept."""
         if clip_hu is None:
             return torch.ones_like(image)
         low, high = self.grid.hu_window
         clip = (clip_hu - low) / (high - low) * 2 - 1
-        return (image >= clip).float()
+        return (image >= clip).float().clamp_min(self.filled_weight)

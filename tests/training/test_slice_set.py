@@ -84,6 +84,9 @@ def test_what_the_source_clipped_away_has_no_weight(tmp_path):
     assert not item["weight"][fat].any()
     assert item["weight"][item["image"] > 0].all()
     assert not item["weight"][item["image"] == -1].any(), "fat and air are one value in such a source"
+    faint = SliceSet(tmp_path, filled_weight=0.2)
+    assert torch.equal(faint[1]["weight"], item["weight"].clamp_min(0.2))
+    assert torch.equal(faint.stacked([1])[1], SliceSet(tmp_path).stacked([1])[1]), "its HU stay unknown"
 
 
 def test_balanced_weights_draw_groups_by_the_root_of_their_slices(tmp_path):

@@ -1,5 +1,7 @@
 """Posterior samplers. A sampler never knows what its steps are used for."""
 
+from klip_monai.sampling.ancestral_dps import ddpm_dps
+from klip_monai.sampling.predictor_corrector import predictor_corrector
 from klip_monai.sampling.samplers import posterior_sample, prior_sample, renoise, standard_normal
 from klip_monai.sampling.step import Callback, ConjugateGradientPosterior, PosteriorDenoiser, Step
 
@@ -8,7 +10,9 @@ __all__ = [
     "ConjugateGradientPosterior",
     "PosteriorDenoiser",
     "Step",
+    "ddpm_dps",
     "posterior_sample",
+    "predictor_corrector",
     "prior_sample",
     "renoise",
     "standard_normal",

@@ -11,12 +11,14 @@ from klip_monai.scoring.expected import (
 )
 from klip_monai.scoring.labels import LABEL_NAMES, islands, threshold_heatmap
 from klip_monai.scoring.reference import IDReference, settings_key
+from klip_monai.scoring.spectrum import DensitySpectrum
 from klip_monai.scoring.twins import over_twins, twin_p_values
 
 __all__ = [
     "CONTRAST_MM",
     "LABEL_NAMES",
     "ContrastSums",
+    "DensitySpectrum",
     "ExpectedDensity",
     "IDReference",
     "KLAccumulator",

@@ -58,8 +58,7 @@ class KLAccumulator:
         """Add one step."""
         weight = self.window.weight(step.sigma, step.sigma_next)
         if weight > 0:
-            move = smooth(step.denoised_posterior - step.denoised_prior, sigma_px=self.lowpass_px)
-            moved = move.square() * weight
+            moved = squared_move(step, lowpass_px=self.lowpass_px) * weight
             self._sum = moved if self._sum is None else self._sum.add_(moved)
 
     def density(self, *, draws: int = 1) -> torch.Tensor:
@@ -77,6 +76,11 @@ class KLAccumulator:
         if self._sum is None:
             raise ValueError(f"window: no step had a noise level within {self.window.low:g} to {self.window.high:g}")
         return self._sum / draws
+
+
+def squared_move(step: Step, *, lowpass_px: float) -> torch.Tensor:
+    """||G (D_y - D)||^2 of a step, pixel by pixel, float32 (B, 1, H, W); G as in :class:`KLAccumulator`."""
+    return smooth(step.denoised_posterior - step.denoised_prior, sigma_px=lowpass_px).square()
 
 
 def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:

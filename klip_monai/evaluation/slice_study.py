@@ -57,33 +57,48 @@ class StudySlices:
 
 @dataclass(frozen=True)
 class Row:
-    """What one setting of the inferer reaches.
+    """What one map, or one slice score, reaches.
 
     Attributes:
-        name: of the setting.
+        name: of the method, and of the reading where it has several.
+        calibrated: whether the map is divided by what healthy tissue of the same local contrast scores.
         passes: NFE, network passes a slice.
         seconds: wall time a slice.
-        image_level: in-body pixels of the heat map: smoothed, and calibrated by healthy slices of other patients.
-        slice_level: maximum of the heat map, healthy against lesion slices.
-        plain_image_level: as ``image_level``, of the smoothed density without calibration.
-        plain_slice_level: as ``slice_level``, of the smoothed density without calibration.
-        blocks_in_body: image-level over blocks of the density, neither smoothed nor calibrated.
+        memory_mb: most memory taken while scoring; None where it cannot be told.
+        slice_level: AUROC of the slice score, healthy against anomalous slices (the paper's dataset level).
+        average_precision: of the slice score.
+        fpr95: share of healthy slices called anomalous where 95 % of the anomalous ones are.
+        sensitivity: share of anomalous slices found at a specificity of 95 %.
+        image_level: AUROC over the in-body pixels of the smoothed map of each anomalous slice; this and what follows
+            are None for a method that does not localise.
+        pixel_ap: average precision over those pixels.
+        best_dice: Dice of the map at the one threshold that is best for all anomalous slices together.
+        dice: Dice above the 99.9 % quantile of healthy in-body pixels, mean over anomalous slices.
+        blocks_in_body: image-level over sums of blocks of the map, not smoothed.
         blocks_legacy: the same with the blocks outside the body as negatives.
-        dice: of the heat map above the 99.9 % quantile of healthy in-body pixels, mean over lesion slices.
-        settings: :meth:`klip_monai.inferer.KLIPInferer.describe`.
+        settings: of the method.
+        healthy_scores: slice score of each healthy slice.
+        scores: slice score of each anomalous slice.
     """
 
     name: str
+    calibrated: bool
     passes: int
     seconds: float
-    image_level: Estimate
+    memory_mb: float | None
     slice_level: Estimate
-    plain_image_level: Estimate
-    plain_slice_level: Estimate
-    blocks_in_body: Estimate
-    blocks_legacy: Estimate
-    dice: Estimate
+    average_precision: Estimate
+    fpr95: Estimate
+    sensitivity: Estimate
+    image_level: Estimate | None
+    pixel_ap: Estimate | None
+    best_dice: float | None
+    dice: Estimate | None
+    blocks_in_body: Estimate | None
+    blocks_legacy: Estimate | None
     settings: Mapping[str, Any]
+    healthy_scores: tuple[float, ...]
+    scores: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -112,12 +127,11 @@ class SliceStudy:
     """Result of :func:`run_slice_study`.
 
     Attributes:
-        rows: one for each setting.
+        rows: of each method, the calibrated one first where there is one.
         strata: the first row's figures by size.
         block_px: side of the blocks, in pixels.
         healthy: number of healthy slices.
         anomalous: number of anomalous slices.
-        healthy_scores: of each healthy slice, the in-body maximum of the first row's heat map.
     """
 
     rows: tuple[Row, ...]
@@ -125,7 +139,6 @@ class SliceStudy:
     block_px: int
     healthy: int
     anomalous: int
-    healthy_scores: tuple[float, ...]
 
 
 def study_progress() -> Progress:
@@ -136,28 +149,35 @@ def study_progress() -> Progress:
 
 def run_slice_study(
     network: Denoiser,
-    rows: Mapping[str, KLIPInferer],
+    rows: Mapping[str, Method | Readings],
     *,
     healthy: StudySlices,
     anomalous: Mapping[str, StudySlices],
     calibration: StudySlices,
     grid: PriorGrid,
     progress: Progress,
+    smoothing_px: float = 1.5,
     block_px: int = 8,
     device: torch.device | str = "cpu",
+    networks: Mapping[str, Denoiser] | None = None,
+    keep: str | Path | None = None,
 ) -> dict[str, SliceStudy]:
-    """Score healthy and anomalous slices under each of several settings, each calibrated by further healthy slices.
+    """Score healthy and anomalous slices with each of several methods, on the same slices and the same body mask.
 
     Args:
         network: the prior, on ``device``.
-        rows: inferers by name; the first one's figures are also given by size.
+        rows: methods by name. Those that need healthy slices to compare with (:class:`Fitted`) are fitted to
+            ``calibration``; maps of KLIP are given as they are and calibrated by it.
         healthy: slices without an anomaly.
         anomalous: slices with one, by kind.
-        calibration: healthy slices of other patients, that each row's expected density is taken from.
+        calibration: healthy slices of other patients.
         grid: the prior's slice format.
         progress: shows how many slices are done.
+        smoothing_px: smoothing of the maps of methods other than KLIP, pixels.
         block_px: side of the blocks, in pixels.
         device: where to score.
+        networks: for rows that use another prior, that prior, by the row's name.
+        keep: folder to keep scores in; the same study run again goes on from there. None keeps nothing.
 
     Returns:
         A study for each kind of anomaly.
@@ -176,36 +196,64 @@ def run_slice_study(
     images = torch.cat([group.images for group in groups])
     results: dict[str, list[Row]] = {kind: [] for kind in anomalous}
     strata: dict[str, list[Stratum]] = {}
-    healthy_scores: tuple[float, ...] = ()
-    for name, inferer in rows.items():
-        density, seconds = _score(network, inferer, images.to(device), progress=progress, name=name)
-        plain = smooth(density, sigma_px=inferer.smoothing_px)
-        expected = _expected(plain[-len(calibration) :], calibration, grid)
-        maps = _Maps(density, plain, plain * expected.gain(images))
-        parts = [_Maps(*part) for part in zip(*(m.split([len(g) for g in groups]) for m in maps.all), strict=True)]
-        healthy_scores = healthy_scores or tuple(map(float, slice_scores(parts[0].calibrated, healthy.body)))
-        for (kind, ill), ill_maps in zip(anomalous.items(), parts[1:-1], strict=True):
-            row = _row(name, inferer, parts[0], ill_maps, healthy, ill, seconds=seconds, block_px=block_px)
-            results[kind].append(row)
-            if kind not in strata:
-                strata[kind] = _strata(parts[0].calibrated, ill_maps.calibrated, healthy, ill, pixel_mm=grid.pixel_mm)
+    for name, method in rows.items():
+        prior = (networks or {}).get(name, network)
+        if isinstance(method, Fitted):
+            method = method.fit(calibration.images.to(device), calibration.body.to(device), prior)
+        task = progress.add_task(name, total=len(images))
+        every = score_slices(
+            method,
+            images.to(device),
+            prior,
+            smoothing_px=smoothing_px,
+            keep=keep,
+            report=lambda done, task=task: progress.update(task, completed=done),  # type: ignore[misc]
+        )
+        for reading, scored in every.items():
+            full = f"{name}: {reading}" if reading else name
+            for calibrated in (True, False) if scored.calibrated else (False,):
+                parts = _parts(scored, images, groups, grid, calibrated=calibrated)
+                for (kind, ill), part in zip(anomalous.items(), parts[1:-1], strict=True):
+                    row = _row(full, scored, parts[0], part, healthy, ill, calibrated=calibrated, block_px=block_px)
+                    results[kind].append(row)
+                    if kind not in strata:
+                        strata[kind] = _strata(parts[0], part, healthy, ill, pixel_mm=grid.pixel_mm)
     return {
-        kind: SliceStudy(tuple(results[kind]), tuple(strata[kind]), block_px, len(healthy), len(ill), healthy_scores)
+        kind: SliceStudy(tuple(results[kind]), tuple(strata[kind]), block_px, len(healthy), len(ill))
         for kind, ill in anomalous.items()
     }
 
 
 @dataclass(frozen=True)
-class _Maps:
-    """Maps (B, 1, H, W): density, smoothed, and calibrated (the heat map)."""
+class _Part:
+    """A method's result for one group of slices: maps before and after smoothing, (B, 1, H, W), and scores (B,)."""
 
-    density: torch.Tensor
-    plain: torch.Tensor
-    calibrated: torch.Tensor
+    density: torch.Tensor | None
+    maps: torch.Tensor | None
+    scores: Values
 
-    @property
-    def all(self) -> tuple[torch.Tensor, ...]:
-        return self.density, self.plain, self.calibrated
+
+def _parts(
+    scored: Scored, images: torch.Tensor, groups: Sequence[StudySlices], grid: PriorGrid, *, calibrated: bool
+) -> list[_Part]:
+    """A part for each group, the last of which calibrates."""
+    sizes = [len(group) for group in groups]
+    if scored.maps is None:
+        assert scored.scores is not None
+        return [_Part(None, None, values.numpy()) for values in scored.scores.split(sizes)]
+    density = scored.maps
+    maps = smooth(density, sigma_px=scored.smoothing_px)
+    if calibrated:
+        gain = _expected(maps[-sizes[-1] :], groups[-1], grid).gain(images)
+        density, maps = density * gain, maps * gain
+    parts = zip(density.split(sizes), maps.split(sizes), groups, strict=True)
+    return [_Part(d, m, _slice_scores(d, m, group.body, scored.statistic)) for d, m, group in parts]
+
+
+def _slice_scores(density: torch.Tensor, maps: torch.Tensor, body: torch.Tensor, statistic: str) -> Values:
+    if statistic == "sum":
+        return (density * body).sum(dim=(1, 2, 3)).double().numpy()
+    return slice_scores(maps, body)
 
 
 def _expected(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid) -> ExpectedDensity:
@@ -216,80 +264,81 @@ def _expected(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid) -> Expe
     return ExpectedDensity.fit(sums, contrast_px=around_px)
 
 
-def _score(
-    network: Denoiser, inferer: KLIPInferer, images: torch.Tensor, *, progress: Progress, name: str
-) -> tuple[torch.Tensor, float]:
-    """Density before smoothing, (B, 1, H, W) on the CPU, and seconds a slice."""
-    task = progress.add_task(name, total=len(images))
-    unsmoothed = copy.copy(inferer)
-    unsmoothed.smoothing_px = 0
-    unsmoothed.progress = lambda done, total: progress.update(task, completed=done)
-    start = time.perf_counter()
-    density = unsmoothed(images, network).cpu()
-    return density, (time.perf_counter() - start) / len(images)
-
-
 def _row(
     name: str,
-    inferer: KLIPInferer,
-    well_maps: _Maps,
-    ill_maps: _Maps,
+    scored: Scored,
+    well_part: _Part,
+    ill_part: _Part,
     well: StudySlices,
     ill: StudySlices,
     *,
-    seconds: float,
+    calibrated: bool,
     block_px: int,
 ) -> Row:
-    threshold = float(np.quantile(well_maps.calibrated[well.body].numpy(), 0.999))
-    overlaps = [dice((m >= threshold) & b, y) for m, y, b in zip(ill_maps.calibrated, ill.masks, ill.body, strict=True)]
-    both = (well.patients, ill.patients)
-    pairs = [(well_maps.calibrated, ill_maps.calibrated), (well_maps.plain, ill_maps.plain)]
-    image_level = [image_level_auroc(m, ill.masks, ill.body, patients=ill.patients) for _, m in pairs]
-    slice_level = [
-        slice_level_auroc(slice_scores(w, well.body), slice_scores(m, ill.body), patients=both) for w, m in pairs
-    ]
-    blocks = [
-        block_level_auroc(ill_maps.density, ill.masks, ill.body, size=block_px, protocol=p, patients=ill.patients)
-        for p in PROTOCOLS
-    ]
+    scores, both = (well_part.scores, ill_part.scores), (well.patients, ill.patients)
     return Row(
         name=name,
-        passes=inferer.passes,
-        seconds=seconds,
-        image_level=image_level[0],
-        slice_level=slice_level[0],
-        plain_image_level=image_level[1],
-        plain_slice_level=slice_level[1],
-        blocks_in_body=blocks[0],
-        blocks_legacy=blocks[1],
-        dice=bootstrap(lambda values: float(values.mean()), overlaps, patients=[ill.patients]),
-        settings=inferer.describe(),
+        calibrated=calibrated,
+        passes=scored.passes,
+        seconds=scored.seconds,
+        memory_mb=scored.memory_mb,
+        slice_level=slice_level_auroc(*scores, patients=both),
+        average_precision=slice_level_average_precision(*scores, patients=both),
+        fpr95=fpr_at_tpr(*scores, patients=both),
+        sensitivity=sensitivity(*scores, patients=both),
+        settings=scored.settings,
+        healthy_scores=tuple(map(float, well_part.scores)),
+        scores=tuple(map(float, ill_part.scores)),
+        **_localisation(well_part, ill_part, well, ill, block_px=block_px),
     )
 
 
+def _localisation(
+    well_part: _Part, ill_part: _Part, well: StudySlices, ill: StudySlices, *, block_px: int
+) -> dict[str, Any]:
+    """The fields of a row that need maps."""
+    names = ("image_level", "pixel_ap", "best_dice", "dice", "blocks_in_body", "blocks_legacy")
+    if ill_part.maps is None or ill_part.density is None or well_part.maps is None:
+        return dict.fromkeys(names)
+    threshold = float(np.quantile(well_part.maps[well.body].numpy(), 0.999))
+    overlaps = [dice((m >= threshold) & b, y) for m, y, b in zip(ill_part.maps, ill.masks, ill.body, strict=True)]
+    blocks = [
+        block_level_auroc(ill_part.density, ill.masks, ill.body, size=block_px, protocol=p, patients=ill.patients)
+        for p in PROTOCOLS
+    ]
+    values = (
+        image_level_auroc(ill_part.maps, ill.masks, ill.body, patients=ill.patients),
+        pixel_average_precision(ill_part.maps, ill.masks, ill.body, patients=ill.patients),
+        best_dice(ill_part.maps, ill.masks, ill.body),
+        bootstrap(lambda values: float(values.mean()), overlaps, patients=[ill.patients]),
+        *blocks,
+    )
+    return dict(zip(names, values, strict=True))
+
+
 def _strata(
-    well_maps: torch.Tensor, lesion_maps: torch.Tensor, well: StudySlices, ill: StudySlices, *, pixel_mm: float
+    well_part: _Part, ill_part: _Part, well: StudySlices, ill: StudySlices, *, pixel_mm: float
 ) -> list[Stratum]:
     radii = equivalent_radii(ill.masks, pixel_mm=pixel_mm)
-    healthy = slice_scores(well_maps, well.body)
-    scores = slice_scores(lesion_maps, ill.body)
     strata = []
     for low, high in STRATA_MM:
         chosen = (radii >= low) & (radii < high)
         pick = torch.from_numpy(chosen)
         patients = tuple(p for p, c in zip(ill.patients, chosen, strict=True) if c)
-        both = (well.patients, patients)
-        some = bool(chosen.any())
+        both, some = (well.patients, patients), bool(chosen.any())
+        scores = (well_part.scores, ill_part.scores[chosen])
+        maps = ill_part.maps
+        localised = some and maps is not None
         strata.append(
             Stratum(
                 low_mm=low,
                 high_mm=high if np.isfinite(high) else None,
                 slices=int(chosen.sum()),
-                image_level=image_level_auroc(lesion_maps[pick], ill.masks[pick], ill.body[pick], patients=patients)
-                if some
+                image_level=image_level_auroc(maps[pick], ill.masks[pick], ill.body[pick], patients=patients)
+                if localised and maps is not None
                 else None,
-                slice_level=slice_level_auroc(healthy, scores[chosen], patients=both) if some else None,
-                sensitivity=sensitivity(healthy, scores[chosen], patients=both) if some else None,
+                slice_level=slice_level_auroc(*scores, patients=both) if some else None,
+                sensitivity=sensitivity(*scores, patients=both) if some else None,
             )
         )
     return strata

@@ -1,0 +1,130 @@
+"""One sampling pass read in several ways: which noise levels and spatial frequencies count, and how they are pooled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+
+from klip_monai.inferer import KLIPInferer
+from klip_monai.prior import Denoiser
+from klip_monai.scoring import DensitySpectrum, Window
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a KL density becomes a map and a slice score.
+
+    Attributes:
+        window: (high, low) noise levels that count; None counts all that the sampler visited.
+        lowpass_px: restricts the density to structures wider than this Gaussian, pixels; 0 counts all.
+        smoothing_px: Gaussian smoothing of the density, pixels.
+        statistic: slice score: "max", the highest in-body value of the smoothed map; "sum", the in-body sum of the
+            density, which is the divergence of the whole slice.
+        calibrated: also give the map divided by what healthy tissue of the same local contrast scores.
+    """
+
+    window: tuple[float, float] | None = None
+    lowpass_px: float = 0.0
+    smoothing_px: float = 0.0
+    statistic: Literal["max", "sum"] = "max"
+    calibrated: bool = False
+
+
+def ablation(window: tuple[float, float], *, lowpass_px: float, smoothing_px: float) -> dict[str, Reading]:
+    """The paper's ablation: without a restriction, restricted in space, in noise level, and in both.
+
+    Args:
+        window: the restriction to noise levels.
+        lowpass_px: with ``smoothing_px`` the restriction in space, which takes the place of the paper's blocks.
+        smoothing_px: smoothing of the density, pixels.
+    """
+    return {
+        "D_KL": Reading(statistic="sum"),
+        "spatial": Reading(None, lowpass_px, smoothing_px),
+        "temporal": Reading(window, statistic="sum"),
+        "KLIP": Reading(window, lowpass_px, smoothing_px, calibrated=True),
+    }
+
+
+class Readings:
+    """KLIP as several readings of the same sampling pass.
+
+    Args:
+        inferer: how to sample. Its window says which levels ``renoised`` evaluates; what it restricts itself to in
+            space does not matter.
+        readings: by name.
+
+    Raises:
+        ValueError: for an inferer with twins, whose ratio is no sum over levels.
+    """
+
+    def __init__(self, inferer: KLIPInferer, readings: Mapping[str, Reading]) -> None:
+        if inferer.twins:
+            raise ValueError(f"inferer: got {inferer.twins} twins, expected none, to read it in several ways")
+        self.inferer, self.readings = inferer, dict(readings)
+
+    @property
+    def passes(self) -> int:
+        """NFE: network passes a slice, for all readings together."""
+        return self.inferer.passes
+
+    def describe(self) -> dict[str, Any]:
+        """Settings of the sampling and of each reading, JSON-able."""
+        return self.inferer.describe() | {"readings": {name: asdict(r) for name, r in self.readings.items()}}
+
+    def densities(self, images: torch.Tensor, network: Denoiser) -> dict[str, torch.Tensor]:
+        """The density of each reading, before smoothing.
+
+        Args:
+            images: standard slices in [-1, 1], float32 (B, 1, H, W).
+            network: the prior.
+
+        Returns:
+            By name, float32 (B, 1, H, W), nats per pixel.
+        """
+        lowpass = sorted({reading.lowpass_px for reading in self.readings.values()})
+        visited = self.inferer.window
+        inside = [Window(*reading.window) for reading in self.readings.values() if reading.window is not None]
+        edges = {visited.high, visited.low}
+        edges |= {level for window in inside for level in (window.high, window.low)}
+        spectrum, total = spectra(images, network, self.inferer, edges=sorted(edges, reverse=True), lowpass_px=lowpass)
+        result = {}
+        for name, reading in self.readings.items():
+            bins = spectrum.bins(Window(*reading.window) if reading.window is not None else Window())
+            result[name] = total[:, lowpass.index(reading.lowpass_px), bins].sum(dim=1)[:, None]
+        return result
+
+
+def spectra(
+    images: torch.Tensor,
+    network: Denoiser,
+    inferer: KLIPInferer,
+    *,
+    edges: Sequence[float],
+    lowpass_px: Sequence[float],
+) -> tuple[DensitySpectrum, torch.Tensor]:
+    """One sampling pass by bins of noise level.
+
+    Args:
+        images: standard slices in [-1, 1], float32 (B, 1, H, W).
+        network: the prior.
+        inferer: how to sample.
+        edges: descending noise levels.
+        lowpass_px: low-passes, pixels.
+
+    Returns:
+        A spectrum that knows the bins, and densities float32 (B, L, K, H, W) on the CPU, nats per pixel.
+    """
+    generator = torch.Generator().manual_seed(inferer.seed)
+    size = max(1, inferer.batch_size // inferer.samples)
+    parts = []
+    draws = inferer.draws if inferer.estimator == "renoised" else 1
+    with torch.inference_mode():
+        for batch in images.split(size):
+            spectrum = DensitySpectrum(edges, lowpass_px=lowpass_px)
+            inferer.density(batch, network, generator=generator, tap=spectrum)
+            parts.append(spectrum.densities(samples=inferer.samples, draws=draws).cpu())
+    return spectrum, torch.cat(parts)

@@ -1,11 +1,10 @@
-"""A study of slices: healthy against anomalous ones, under several settings of the inferer."""
+"""A study of slices: healthy against anomalous ones, by each of several methods."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +20,18 @@ from klip_monai.evaluation.metrics import (
     block_level_auroc,
     bootstrap,
     dice,
+    false_positive_rate,
     image_level_auroc,
+    pixel_average_precision,
+    pixel_best_dice,
     sensitivity,
+    slice_average_precision,
     slice_level_auroc,
     slice_scores,
 )
-from klip_monai.inferer import KLIPInferer
+from klip_monai.evaluation.method import Fitted, Method
+from klip_monai.evaluation.reading import Readings
+from klip_monai.evaluation.scored import Scored, score_slices
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import ContrastSums, ExpectedDensity, contrast_px, local_contrast, smooth
 from klip_monai.standard import PriorGrid
@@ -92,7 +97,7 @@ class Row:
     sensitivity: Estimate
     image_level: Estimate | None
     pixel_ap: Estimate | None
-    best_dice: float | None
+    best_dice: Estimate | None
     dice: Estimate | None
     blocks_in_body: Estimate | None
     blocks_legacy: Estimate | None
@@ -283,8 +288,8 @@ def _row(
         seconds=scored.seconds,
         memory_mb=scored.memory_mb,
         slice_level=slice_level_auroc(*scores, patients=both),
-        average_precision=slice_level_average_precision(*scores, patients=both),
-        fpr95=fpr_at_tpr(*scores, patients=both),
+        average_precision=slice_average_precision(*scores, patients=both),
+        fpr95=false_positive_rate(*scores, patients=both),
         sensitivity=sensitivity(*scores, patients=both),
         settings=scored.settings,
         healthy_scores=tuple(map(float, well_part.scores)),
@@ -309,7 +314,7 @@ def _localisation(
     values = (
         image_level_auroc(ill_part.maps, ill.masks, ill.body, patients=ill.patients),
         pixel_average_precision(ill_part.maps, ill.masks, ill.body, patients=ill.patients),
-        best_dice(ill_part.maps, ill.masks, ill.body),
+        pixel_best_dice(ill_part.maps, ill.masks, ill.body, patients=ill.patients),
         bootstrap(lambda values: float(values.mean()), overlaps, patients=[ill.patients]),
         *blocks,
     )

@@ -10,9 +10,14 @@ import torch
 from klip_monai.prior import Denoiser
 from klip_monai.sampling.step import Callback, PosteriorDenoiser, Step
 
+Randomness = torch.Generator | Sequence[torch.Generator]
+"""Source of noise: one generator for a batch, or one for each slice, whose noise then depends on no other slice."""
 
-def standard_normal(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+
+def standard_normal(like: torch.Tensor, generator: Randomness) -> torch.Tensor:
     """White noise shaped like ``like``, drawn on the generator's device: a seed means the same everywhere."""
+    if not isinstance(generator, torch.Generator):
+        return torch.cat([standard_normal(one, own) for one, own in zip(like.split(1), generator, strict=True)])
     noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
     return noise.to(like.device)
 
@@ -22,7 +27,7 @@ def posterior_sample(
     x: torch.Tensor,
     *,
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: Randomness,
     churn: float = 1.0,
     callback: Callback | None = None,
 ) -> torch.Tensor:
@@ -61,7 +66,7 @@ def posterior_sample(
 
 
 def prior_sample(
-    denoiser: Denoiser, x: torch.Tensor, *, sigmas: Sequence[float], generator: torch.Generator, churn: float = 1.0
+    denoiser: Denoiser, x: torch.Tensor, *, sigmas: Sequence[float], generator: Randomness, churn: float = 1.0
 ) -> torch.Tensor:
     """Run the reverse process without a measurement; arguments and result as in :func:`posterior_sample`."""
 
@@ -77,7 +82,7 @@ def renoise(
     x0: torch.Tensor,
     *,
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: Randomness,
     callback: Callback,
 ) -> None:
     """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other.

@@ -13,8 +13,9 @@ from rich.progress import Progress
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
+from klip_monai.evaluation.method import Method
+from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
-from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
 from klip_monai.standard import PriorGrid
 from klip_monai.training import SliceSet
@@ -94,7 +95,7 @@ def with_anomalies(
 
 def run_anomaly_study(
     network: Denoiser,
-    rows: Mapping[str, KLIPInferer],
+    rows: Mapping[str, Method | Readings],
     *,
     healthy: SliceSet,
     calibration: SliceSet,
@@ -107,7 +108,7 @@ def run_anomaly_study(
 
     Args:
         network: the prior, on ``device``.
-        rows: inferers by name; the first one's figures are also given by size.
+        rows: methods by name; the first one's figures are also given by size.
         healthy: slices of patients that neither trained the prior nor chose its settings.
         calibration: healthy slices of yet other patients, that each row's expected density is taken from.
         stride: every how manieth slice to take; neighbours show the same anatomy again.
@@ -136,7 +137,7 @@ def run_anomaly_study(
         )
     sources = [healthy.group_of(index).source for index in range(0, len(healthy), stride)]
     by_source = {source: sources.count(source) for source in sorted(set(sources))}
-    scores = next(iter(studies.values())).healthy_scores
+    scores = next(iter(studies.values())).rows[0].healthy_scores
     separation = _separation(scores, sources, well.patients) if len(by_source) > 1 else {}
     return AnomalyStudy(studies, by_source, separation, len(set(well.patients)), len(null), stride, seed)
 

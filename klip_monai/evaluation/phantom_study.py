@@ -11,8 +11,9 @@ from rich.progress import Progress
 
 from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
+from klip_monai.evaluation.method import Method
+from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
-from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.prior import Denoiser
 from klip_monai.standard import PriorGrid, resample_mask, standard_slices
@@ -93,7 +94,7 @@ def study_slices(
 
 def run_phantom_study(
     network: Denoiser,
-    rows: Mapping[str, KLIPInferer],
+    rows: Mapping[str, Method | Readings],
     *,
     grid: PriorGrid,
     healthy: int = 100,
@@ -107,7 +108,7 @@ def run_phantom_study(
 
     Args:
         network: the prior, on ``device``.
-        rows: inferers by name; the first one's figures are also given by lesion size.
+        rows: methods by name; the first one's figures are also given by lesion size.
         grid: the prior's slice format.
         healthy: number of healthy slices, one per patient.
         lesions: number of lesion slices, one per patient.

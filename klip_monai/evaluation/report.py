@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from klip_monai.evaluation.anomaly_study import AnomalyStudy
+from klip_monai.evaluation.metrics import Estimate
 from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM, PhantomStudy
 from klip_monai.evaluation.scan_study import LEVEL, ScanStudy
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum
@@ -26,33 +27,36 @@ def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
             f"whom trained the prior; liver lesions of {radius} mm radius, {contrast} HU off the liver, each in the "
             f"slice where it is largest, slices {distance} mm apart. Healthy slices lie where a lesion would be.",
             "",
-            _FIGURES,
+            FIGURES,
             "",
-            *_study_lines(study.study, "##"),
+            *study_lines(study.study, "##"),
             *(_scan_lines(scans) if scans else []),
         ]
     )
 
 
-_FIGURES = (
-    "Image-level: AUROC over the in-body pixels of an anomalous slice, averaged over slices. Slice-level: AUROC of the "
-    "in-body maximum, healthy against anomalous. Both are of the heat map, calibrated by healthy slices of other "
-    "patients; plain: without calibration. Blocks: image-level over block sums of the density, neither smoothed nor "
-    "calibrated; legacy counts background blocks as negatives, which inflates it. Dice: above the 99.9 % quantile of "
-    "healthy in-body pixels. NFE: network passes a slice. Sensitivity: of anomalous slices, at a specificity of 95 %. "
-    "In brackets 95 % bootstrap intervals over patients."
+FIGURES = (
+    "Image-level: AUROC over the in-body pixels of an anomalous slice, averaged over slices; blocks: the same over block "
+    "sums of the map before smoothing, in the body or (legacy) with background blocks as negatives, which inflates it. "
+    "Pixel AP: average precision over the in-body pixels of all anomalous slices. Best Dice: at the one threshold that "
+    "is best for them; Dice: above the 99.9 % quantile of healthy in-body pixels. Slice-level: AUROC of the slice score, "
+    "healthy against anomalous, by default the in-body maximum; AP: its average precision; FPR95: healthy slices called "
+    "where 95 % of the anomalous ones are. Calibrated: divided by what healthy tissue of the same local contrast scores "
+    "in other patients. NFE: network passes a slice. Sensitivity: of anomalous slices, at a specificity of 95 %. In "
+    "brackets 95 % bootstrap intervals over patients."
 )
+"""What the figures of a slice study mean."""
 
 
-def _study_lines(study: SliceStudy, level: str) -> list[str]:
-    """Tables of a study: its settings, and the first of them by size."""
-    head = ["setting", "image-level", "slice-level", "plain image-level", "plain slice-level"]
-    head += [f"{study.block_px}-px blocks, in-body", "blocks, legacy", "Dice", "NFE", "s a slice"]
+def study_lines(study: SliceStudy, level: str) -> list[str]:
+    """Markdown tables of a study: its rows, and the first of them by size, under a heading of ``level`` (as "##")."""
+    head = ["method", "image-level", "slice-level", "pixel AP", "best Dice", "Dice", "AP", "FPR95", "sensitivity"]
+    head += [f"{study.block_px}-px blocks, in-body", "blocks, legacy", "NFE", "s a slice", "MB"]
     sizes = ["radius in the slice", "slices", "image-level", "slice-level", "sensitivity"]
     return [
         *table(head, [_cells(row) for row in study.rows]),
         "",
-        f"{level} {_title(study.rows[0].name)}, by size",
+        f"{level} {row_title(study.rows[0])}, by size",
         "",
         *table(sizes, [_size_cells(stratum) for stratum in study.strata]),
         "",
@@ -69,7 +73,7 @@ def anomalies_to_markdown(study: AnomalyStudy) -> str:
         "patients or ranges of slices, none of which trained the prior or chose its settings), and the same slices "
         f"with one anomaly each where there is room. Calibrated by {study.calibration} slices of other patients.",
         "",
-        _FIGURES,
+        FIGURES,
         "",
     ]
     if study.separation:
@@ -81,7 +85,7 @@ def anomalies_to_markdown(study: AnomalyStudy) -> str:
             "",
         ]
     for kind, part in study.studies.items():
-        lines += [f"## {kind[0].upper()}{kind[1:]} ({part.anomalous} slices)", "", *_study_lines(part, "###")]
+        lines += [f"## {kind[0].upper()}{kind[1:]} ({part.anomalous} slices)", "", *study_lines(part, "###")]
     return "\n".join(lines)
 
 
@@ -140,17 +144,23 @@ def save_study(
 
 
 def _cells(row: Row) -> list[str]:
-    figures = [row.image_level, row.slice_level, row.plain_image_level, row.plain_slice_level]
-    figures += [row.blocks_in_body, row.blocks_legacy, row.dice]
-    return [_title(row.name), *map(str, figures), str(row.passes), f"{row.seconds:.2g}"]
+    figures = [row.image_level, row.slice_level, row.pixel_ap, row.best_dice, row.dice, row.average_precision]
+    figures += [row.fpr95, row.sensitivity, row.blocks_in_body, row.blocks_legacy]
+    memory = "unknown" if row.memory_mb is None else f"{row.memory_mb:.0f}"
+    return [row_title(row), *map(_figure, figures), str(row.passes), f"{row.seconds:.2g}", memory]
 
 
 def _size_cells(stratum: Stratum) -> list[str]:
     high = stratum.high_mm
     size = f"{stratum.low_mm:g} mm and more" if high is None else f"{stratum.low_mm:g} to {high:g} mm"
     figures = (stratum.image_level, stratum.slice_level, stratum.sensitivity)
-    return [size, str(stratum.slices), *("none" if figure is None else str(figure) for figure in figures)]
+    return [size, str(stratum.slices), *map(_figure, figures)]
 
 
-def _title(name: str) -> str:
-    return name.replace("_", " ")
+def _figure(figure: Estimate | None) -> str:
+    return "none" if figure is None else str(figure)
+
+
+def row_title(row: Row) -> str:
+    """A row's name as it is shown."""
+    return row.name.replace("_", " ") + (", calibrated" if row.calibrated else "")

@@ -62,6 +62,7 @@ def score_slices(
     *,
     smoothing_px: float,
     keep: str | Path | None = None,
+    fitted_to: torch.Tensor | None = None,
     report: Callable[[int], None] | None = None,
 ) -> dict[str, Scored]:
     """Score slices, part by part.
@@ -73,6 +74,7 @@ def score_slices(
         smoothing_px: smoothing of the maps of methods that bring none of their own, pixels.
         keep: folder that each part is kept in, under a name that follows from everything it depends on; None keeps
             nothing. Parts found there are not scored again.
+        fitted_to: healthy slices that the method was fitted to, which its settings do not tell.
         report: called with the number of slices done after each part.
 
     Returns:
@@ -83,7 +85,7 @@ def score_slices(
     parts: list[dict[str, Any]] = []
     done = 0
     for batch in images.split(PART):
-        path = None if keep is None else Path(keep) / f"{_key(method, batch, network)}.npz"
+        path = None if keep is None else Path(keep) / f"{_key(method, batch, network, fitted_to)}.npz"
         part = None if path is None else _load(path)
         if part is None:
             with peak_memory(batch.device) as memory:
@@ -141,13 +143,17 @@ def _unsmoothed(inferer: KLIPInferer) -> KLIPInferer:
     return plain
 
 
-def _key(method: Method | Readings, images: torch.Tensor, network: Denoiser) -> str:
+def _key(
+    method: Method | Readings, images: torch.Tensor, network: Denoiser, fitted_to: torch.Tensor | None
+) -> str:
     """Names a part by all that it depends on."""
     prior = weights_hash(network) if isinstance(network, nn.Module) else repr(network)
     seed = getattr(method.inferer if isinstance(method, Readings) else method, "seed", None)
     what = json.dumps([type(method).__name__, method.describe(), seed, prior], sort_keys=True)
     digest = hashlib.sha256(what.encode())
-    digest.update(images.cpu().numpy().tobytes())
+    for slices in (images, fitted_to):
+        if slices is not None:
+            digest.update(slices.cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 

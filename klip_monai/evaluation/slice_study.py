@@ -203,8 +203,10 @@ def run_slice_study(
     strata: dict[str, list[Stratum]] = {}
     for name, method in rows.items():
         prior = (networks or {}).get(name, network)
+        fitted_to = None
         if isinstance(method, Fitted):
-            method = method.fit(calibration.images.to(device), calibration.body.to(device), prior)
+            fitted_to = calibration.images
+            method = method.fit(fitted_to.to(device), calibration.body.to(device), prior)
         task = progress.add_task(name, total=len(images))
         every = score_slices(
             method,
@@ -212,6 +214,7 @@ def run_slice_study(
             prior,
             smoothing_px=smoothing_px,
             keep=keep,
+            fitted_to=fitted_to,
             report=lambda done, task=task: progress.update(task, completed=done),  # type: ignore[misc]
         )
         for reading, scored in every.items():

@@ -61,14 +61,15 @@ def study():
 def test_a_prior_that_only_lacks_the_lesion_finds_it(study):
     for row in study.study.rows:
         assert row.image_level.value > 0.97
-        assert row.plain_image_level.value > 0.97
-        assert row.slice_level.value == row.plain_slice_level.value == 1
+        assert row.slice_level.value == row.average_precision.value == row.sensitivity.value == 1
+        assert row.fpr95.value == 0
+        assert row.best_dice.value >= row.dice.value - 0.1
     assert study.study.rows[0].blocks_legacy.value >= study.study.rows[0].blocks_in_body.value
 
 
 def test_rows_say_what_they_cost_and_how_they_were_made(study):
-    assert [row.passes for row in study.study.rows] == [4, 3]
-    assert study.study.rows[1].settings["estimator"] == "trajectory"
+    assert [(row.calibrated, row.passes) for row in study.study.rows] == [(True, 4), (False, 4), (True, 3), (False, 3)]
+    assert study.study.rows[2].settings["estimator"] == "trajectory"
     assert all(row.seconds > 0 for row in study.study.rows)
 
 
@@ -88,7 +89,7 @@ def test_report_is_written_as_tables_and_as_strict_json(study, tmp_path):
     save_study(study, tmp_path / "new", provenance={"bundle": "toy"})
     text = (tmp_path / "new" / "phantom_study.md").read_text()
     assert text == to_markdown(study)
-    assert f"| trajectory unrestricted | {study.study.rows[1].image_level} |" in text
+    assert f"| trajectory unrestricted | {study.study.rows[3].image_level} |" in text
     content = json.loads((tmp_path / "new" / "phantom_study.json").read_text())
     assert content["study"]["rows"][0]["image_level"]["value"] == study.study.rows[0].image_level.value
     assert content["provenance"] == {"bundle": "toy"}
@@ -124,7 +125,7 @@ def test_the_bundle_runs_the_study_with_all_rows(tmp_path):
     workflow.initialize()
     workflow.run()
     content = json.loads((tmp_path / "out" / "phantom_study.json").read_text())
-    rows = {row["name"]: row for row in content["study"]["rows"]}
+    rows = {row["name"]: row for row in content["study"]["rows"] if row["calibrated"]}
     restricted = [rows[name] for name in ("renoised", "trajectory", "renoised_window_only", "denoising_only")]
     unrestricted = [rows[name] for name in ("renoised_unrestricted", "trajectory_unrestricted")]
     assert len(rows) == len(restricted) + len(unrestricted)

@@ -2,21 +2,32 @@
 
 from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.anomaly_study import AnomalyStudy, healthy_slices, run_anomaly_study, with_anomalies
+from klip_monai.evaluation.baselines import BASELINES
 from klip_monai.evaluation.density_study import DensityStudy, run_density_study, save_density_study
 from klip_monai.evaluation.healthy_study import HealthyStudy, run_healthy_study, save_healthy_study
+from klip_monai.evaluation.method import Fitted, Method
 from klip_monai.evaluation.metrics import (
     Estimate,
     auroc,
     block_level_auroc,
     bootstrap,
     dice,
+    false_positive_rate,
     image_level_auroc,
     sensitivity,
     slice_level_auroc,
     slice_scores,
 )
+from klip_monai.evaluation.peaks import find_peaks, sensitivity_at
 from klip_monai.evaluation.phantom_study import PhantomStudy, run_phantom_study, study_slices
 from klip_monai.evaluation.picture_study import PictureStudy, run_picture_study, save_picture_study
+from klip_monai.evaluation.precision_recall import (
+    average_precision,
+    best_dice,
+    pixel_average_precision,
+    pixel_best_dice,
+    slice_average_precision,
+)
 from klip_monai.evaluation.prior_study import PriorStudy, run_prior_study, save_prior_study
 from klip_monai.evaluation.report import anomalies_to_markdown, save_anomaly_study, save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
@@ -32,11 +43,14 @@ from klip_monai.evaluation.tumour_study import (
 )
 
 __all__ = [
+    "BASELINES",
     "AnomalyStudy",
     "DensityStudy",
     "Estimate",
+    "Fitted",
     "HealthyStudy",
     "LabelledScan",
+    "Method",
     "PhantomStudy",
     "PictureStudy",
     "PriorStudy",
@@ -52,12 +66,18 @@ __all__ = [
     "Tumours",
     "anomalies_to_markdown",
     "auroc",
+    "average_precision",
+    "best_dice",
     "block_level_auroc",
     "bootstrap",
     "dice",
+    "false_positive_rate",
+    "find_peaks",
     "healthy_slices",
     "image_level_auroc",
     "labelled_scans",
+    "pixel_average_precision",
+    "pixel_best_dice",
     "run_anomaly_study",
     "run_density_study",
     "run_healthy_study",
@@ -75,6 +95,8 @@ __all__ = [
     "save_study",
     "save_tumour_study",
     "sensitivity",
+    "sensitivity_at",
+    "slice_average_precision",
     "slice_level_auroc",
     "slice_scores",
     "study_slices",

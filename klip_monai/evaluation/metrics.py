@@ -126,10 +126,7 @@ def image_level_auroc(
     Raises:
         InputError: if shapes differ, or a slice has no lesion, or nothing else, in the body.
     """
-    if not maps.shape == masks.shape == body.shape:
-        raise InputError(
-            f"masks and body: got shapes {tuple(masks.shape)} and {tuple(body.shape)}, expected {tuple(maps.shape)}"
-        )
+    check_shapes(maps, masks, body)
     per_slice = [auroc(m[b].numpy(), y[b].numpy()) for m, y, b in zip(maps, masks, body, strict=True)]
     return bootstrap(_mean, per_slice, patients=None if patients is None else [patients], seed=seed)
 
@@ -206,9 +203,76 @@ def sensitivity(
     return bootstrap(found, healthy, lesion, patients=patients, seed=seed)
 
 
+def false_positive_rate(
+    healthy: ArrayLike,
+    lesion: ArrayLike,
+    *,
+    true_positive_rate: float = 0.95,
+    patients: Sequence[Sequence[Hashable]] | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Share of healthy slices at or above the highest threshold that finds so many lesion slices (FPR at 95 % TPR).
+
+    Args:
+        healthy: slice scores (N,).
+        lesion: slice scores (M,).
+        true_positive_rate: share of lesion slices found, at least.
+        patients: as in :func:`bootstrap`.
+        seed: of the bootstrap, which draws the threshold anew with the lesion slices.
+    """
+
+    def raised(negative: Values, positive: Values) -> float:
+        found = int(np.ceil(true_positive_rate * len(positive) - 1e-9))  # 0.95 x 20 is 19, rounding aside
+        return float(np.mean(negative >= np.sort(positive)[-max(found, 1)]))
+
+    return bootstrap(raised, healthy, lesion, patients=patients, seed=seed)
+
+
+def by_lesion(
+    statistic: Callable[[NDArray[np.integer[Any]]], float],
+    ill: ArrayLike,
+    *,
+    patients: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """A statistic of slices or scans that are chosen by index, with its interval over patients.
+
+    Patients with a lesion in any of them and patients without are resampled on their own, so none goes without lesions.
+
+    Args:
+        statistic: function of indices (n,), which may repeat.
+        ill: bool (N,), True where there is a lesion.
+        patients: whose each of the N is; None means that every one is another patient's.
+        seed: of the bootstrap.
+
+    Raises:
+        InputError: if none has a lesion.
+    """
+    lesion = np.asarray(ill, dtype=bool)
+    names = list(range(len(lesion))) if patients is None else list(patients)
+    with_lesion = {name for name, sick in zip(names, lesion, strict=True) if sick}
+    if not with_lesion:
+        raise InputError(f"lesions: got none in {len(lesion)} slices or scans, expected at least one")
+    sick = np.array([name in with_lesion for name in names])
+    groups = [group for group in (np.flatnonzero(sick), np.flatnonzero(~sick)) if len(group)]
+
+    def chosen(*indices: Values) -> float:
+        return statistic(np.concatenate(indices).astype(int))
+
+    return bootstrap(chosen, *groups, patients=[[names[i] for i in group] for group in groups], seed=seed)
+
+
 def dice(a: torch.Tensor, b: torch.Tensor) -> float:
     """Dice overlap of two bool masks of one shape (H, W) or (X, Y, Z); 1 if both are empty."""
     return float(compute_dice(a[None, None], b[None, None], ignore_empty=False))
+
+
+def check_shapes(maps: torch.Tensor, masks: torch.Tensor, body: torch.Tensor) -> None:
+    """Refuse masks and bodies of another shape than the maps."""
+    if not maps.shape == masks.shape == body.shape:
+        raise InputError(
+            f"masks and body: got shapes {tuple(masks.shape)} and {tuple(body.shape)}, expected {tuple(maps.shape)}"
+        )
 
 
 def _mean(values: Values) -> float:

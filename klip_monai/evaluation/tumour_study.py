@@ -10,21 +10,18 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.progress import Progress
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.metrics import Estimate, Values, auroc, bootstrap, slice_scores
+from klip_monai.evaluation.peaks import find_peaks, sensitivity_at
+from klip_monai.evaluation.precision_recall import average_precision, best_dice
 from klip_monai.evaluation.slice_study import study_progress
 from klip_monai.evaluation.tables import cell, save_report, table
 from klip_monai.io import read_volume
 from klip_monai.standard import resample_mask, standard_slices
 from klip_monai.transforms import KLIPScore
-
-PEAK_MM = 10.0
-"""Peaks of a heat map closer than this are one."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def run_tumour_study(score: KLIPScore, scans: Sequence[LabelledScan]) -> TumourS
         results,
         bootstrap(_mean, in_body),
         bootstrap(_mean, in_organ),
-        sensitivity_at(results, false_peaks=1.0),
+        sensitivity_at([s.peaks for s in results], [s.lesions for s in results], false_positives=1.0).value,
     )
 
 
@@ -187,12 +184,12 @@ def measured(
         in_organ=_image_level(heat[ill], lesion[ill], organ[ill]),
         slice_level=_slice_level(heat, ill, body),
         organ_slice_level=_slice_level(heat, ill, organ),
-        average_precision=float(average_precision_score(inside[1], inside[0])) if lesions else None,
+        average_precision=average_precision(*inside) if lesions else None,
         prevalence=float(inside[1].mean()),
         best_dice=best_dice(*inside) if lesions else None,
         scan_score=float(heat[body].max()),
         p_value=p_value,
-        peaks=_peaks(heat.numpy() * body.numpy(), parts, spacing_mm=spacing_mm),
+        peaks=find_peaks(heat.numpy() * body.numpy(), parts, spacing_mm=spacing_mm),
     )
 
 
@@ -208,37 +205,6 @@ def _slice_level(heat: torch.Tensor, ill: torch.Tensor, region: torch.Tensor) ->
     if not bool((ill & shown).any()) or bool(ill[shown].all()):
         return None
     return auroc(slice_scores(heat[shown][:, None], region[shown][:, None]), ill[shown].numpy())
-
-
-def best_dice(scores: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:
-    """Highest Dice that any threshold reaches: scores and labels (N,), with some label True."""
-    precision, recall, _ = precision_recall_curve(labels, scores)
-    return float((2 * precision * recall / np.maximum(precision + recall, 1e-12)).max())
-
-
-def _peaks(
-    heat: NDArray[np.floating], parts: NDArray[np.integer], *, spacing_mm: tuple[float, float, float]
-) -> tuple[tuple[float, int], ...]:
-    """Local maxima of a heat map (Z, H, W), highest first, with the lesion that each lies in."""
-    reach = [round(PEAK_MM / mm) for mm in spacing_mm]
-    highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach])
-    at = np.argwhere((heat == highest) & (heat > 0))
-    found = [(float(heat[tuple(index)]), int(parts[tuple(index)])) for index in at]
-    return tuple(sorted(found, reverse=True))
-
-
-def sensitivity_at(scans: Sequence[TumourScan], *, false_peaks: float) -> float:
-    """Share of all lesions with a peak in them above the threshold at which scans have so many false peaks on average.
-
-    Args:
-        scans: the scans.
-        false_peaks: peaks outside of lesions, mean over scans.
-    """
-    wrong = sorted((value for scan in scans for value, lesion in scan.peaks if not lesion), reverse=True)
-    allowed = int(false_peaks * len(scans))
-    threshold = wrong[allowed] if allowed < len(wrong) else -np.inf
-    found = sum(len({lesion for value, lesion in scan.peaks if lesion and value > threshold}) for scan in scans)
-    return found / sum(scan.lesions for scan in scans)
 
 
 def _mean(values: Values) -> float:

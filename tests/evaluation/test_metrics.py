@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_curve
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation import (
@@ -12,11 +13,13 @@ from klip_monai.evaluation import (
     block_level_auroc,
     bootstrap,
     dice,
+    false_positive_rate,
     image_level_auroc,
     sensitivity,
     slice_level_auroc,
     slice_scores,
 )
+from klip_monai.evaluation.metrics import by_lesion
 
 
 @pytest.fixture
@@ -133,3 +136,32 @@ def test_intervals_are_over_patients_and_not_over_their_slices():
     naive = bootstrap(np.mean, values)
     assert naive.high - naive.low < 0.3 * (clustered.high - clustered.low)
     assert bootstrap(np.mean, [0.1, 0.2], patients=[["one", "one"]]).low is None
+
+
+@pytest.mark.parametrize("lesions", [20, 33, 7])
+@pytest.mark.parametrize("rate", [0.95, 0.8, 1.0])
+def test_false_positive_rate_is_the_least_on_the_roc_that_finds_enough(lesions, rate):
+    rng = np.random.default_rng(lesions)
+    healthy, lesion = rng.normal(size=50).round(1), (rng.normal(size=lesions) + 1).round(1)
+    labels = np.arange(50 + lesions) >= 50
+    false, true, _ = roc_curve(labels, np.concatenate([healthy, lesion]), drop_intermediate=False)
+    found = false_positive_rate(healthy, lesion, true_positive_rate=rate)
+    assert found.value == pytest.approx(false[true >= rate - 1e-9].min())
+    assert found.low <= found.value <= found.high
+
+
+def test_patients_with_and_without_lesions_are_resampled_on_their_own():
+    seen = []
+
+    def share(chosen):
+        seen.append(np.asarray(chosen))
+        return float(np.mean(chosen < 4))
+
+    ill = [True, False, False, True, False, False]
+    found = by_lesion(share, ill, patients=["a", "a", "b", "b", "c", "d"])
+    assert found.value == pytest.approx(4 / 6)
+    assert (found.low, found.high) == (found.value, found.value)
+    assert all((chosen == 0).sum() == (chosen == 1).sum() for chosen in seen)  # a patient's slices stay together
+    assert any((chosen == 0).sum() == 2 and (chosen == 1).sum() == 2 for chosen in seen)
+    with pytest.raises(InputError, match="lesions: got none in 2"):
+        by_lesion(share, [False, False])

@@ -116,3 +116,14 @@ def test_noise_keeps_shape_and_dtype_and_follows_the_seed():
 def test_identity_operator_with_little_noise_returns_the_measurement():
     case = GaussianCase.draw(Identity((6, 6)), std=0.7, noise_std=0.01)
     assert float((run(case) - case.y.float()).abs().max()) < 0.06
+
+
+def test_with_a_generator_for_each_slice_its_sample_does_not_depend_on_the_others(case):
+    def sampled(seeds: list[int]) -> torch.Tensor:
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        start = torch.cat([case.start(1, LEVELS[0], generator) for generator in generators])
+        return posterior_sample(case.posterior(len(seeds)), start, sigmas=LEVELS, generator=generators)
+
+    together, alone = sampled([3, 4, 5]), sampled([4])
+    torch.testing.assert_close(together[1:2], alone)
+    assert not torch.allclose(together[0], together[1], atol=0.01)

@@ -34,7 +34,7 @@ def test_halving_the_steps_of_heun_divides_the_error_by_four():
 
 
 def test_the_trace_is_estimated_without_bias_where_pixels_depend_on_each_other():
-    # D = x K with tr K = 3 N / 4 at every level: x stays on the path of a matrix exponential.
+    # D = x K: the slice 0 stays 0 and the trace is that of K.
     n = SHAPE[0] * SHAPE[1]
     mixing = 0.5 * torch.eye(n) + 0.5 * torch.rand(n, n, generator=torch.Generator().manual_seed(3)) / n**0.5
 

@@ -1,0 +1,68 @@
+"""Peaks of heat maps: how many lesions hold one, and how many others there are (free-response ROC)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from klip_monai.errors import InputError
+from klip_monai.evaluation.metrics import Estimate, by_lesion
+
+PEAK_MM = 10.0
+"""Peaks of a heat map closer than this are one."""
+
+Peaks = Sequence[tuple[float, int]]
+"""Value of each peak and the number of the lesion that it lies in, from 1, or 0."""
+
+
+def find_peaks(
+    heat: NDArray[np.floating], lesions: NDArray[np.integer], *, spacing_mm: tuple[float, float, float]
+) -> tuple[tuple[float, int], ...]:
+    """Local maxima of a heat map, highest first, with the lesion that each lies in.
+
+    Args:
+        heat: float (Z, H, W); only positive values can be peaks. A single slice is (1, H, W).
+        lesions: integer (Z, H, W), the number of the lesion at each voxel, or 0.
+        spacing_mm: of the axes.
+    """
+    reach = [round(PEAK_MM / mm) for mm in spacing_mm]
+    highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach])
+    at = np.argwhere((heat == highest) & (heat > 0))
+    found = [(float(heat[tuple(index)]), int(lesions[tuple(index)])) for index in at]
+    return tuple(sorted(found, reverse=True))
+
+
+def sensitivity_at(
+    peaks: Sequence[Peaks],
+    lesions: Sequence[int],
+    *,
+    false_positives: float,
+    patients: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """Share of all lesions with a peak in them above the threshold that allows so many false peaks a scan or slice.
+
+    Args:
+        peaks: of each of N scans or slices.
+        lesions: number of lesions in each.
+        false_positives: peaks outside of lesions, mean over the N.
+        patients: whose each of the N is; None means that every one is another patient's.
+        seed: of the bootstrap, which draws the threshold anew.
+
+    Raises:
+        InputError: if lengths differ or there is no lesion.
+    """
+    if len(peaks) != len(lesions):
+        raise InputError(f"lesions: got {len(lesions)} numbers, expected {len(peaks)}, one for each scan or slice")
+
+    def found(chosen: NDArray[np.integer]) -> float:
+        wrong = sorted((value for i in chosen for value, lesion in peaks[i] if not lesion), reverse=True)
+        allowed = int(false_positives * len(chosen) + 1e-9)  # 0.29 x 100 is 29, rounding aside
+        threshold = wrong[allowed] if allowed < len(wrong) else -np.inf
+        hit = sum(len({lesion for value, lesion in peaks[i] if lesion and value > threshold}) for i in chosen)
+        return hit / sum(lesions[i] for i in chosen)
+
+    return by_lesion(found, np.asarray(lesions) > 0, patients=patients, seed=seed)

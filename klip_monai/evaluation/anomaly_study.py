@@ -12,8 +12,8 @@ from rich.progress import Progress
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomalies import Stars, Tumours
-from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
 from klip_monai.evaluation.method import Method
+from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
 from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
 from klip_monai.prior import Denoiser

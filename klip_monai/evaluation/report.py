@@ -36,14 +36,14 @@ def to_markdown(study: PhantomStudy, scans: ScanStudy | None = None) -> str:
 
 
 FIGURES = (
-    "Image-level: AUROC over the in-body pixels of an anomalous slice, averaged over slices; blocks: the same over block "
-    "sums of the map before smoothing, in the body or (legacy) with background blocks as negatives, which inflates it. "
-    "Pixel AP: average precision over the in-body pixels of all anomalous slices. Best Dice: at the one threshold that "
-    "is best for them; Dice: above the 99.9 % quantile of healthy in-body pixels. Slice-level: AUROC of the slice score, "
-    "healthy against anomalous, by default the in-body maximum; AP: its average precision; FPR95: healthy slices called "
-    "where 95 % of the anomalous ones are. Calibrated: divided by what healthy tissue of the same local contrast scores "
-    "in other patients. NFE: network passes a slice. Sensitivity: of anomalous slices, at a specificity of 95 %. In "
-    "brackets 95 % bootstrap intervals over patients."
+    "Image-level: AUROC over the in-body pixels of an anomalous slice, averaged over slices; blocks: the same over "
+    "block sums of the map before smoothing, in the body or (legacy) with background blocks as negatives, which "
+    "inflates it. Pixel AP: average precision over the in-body pixels of all anomalous slices. Best Dice: at the one "
+    "threshold that is best for them; Dice: above the 99.9 % quantile of healthy in-body pixels. Slice-level: AUROC of "
+    "the slice score, by default the in-body maximum, healthy against anomalous; AP: its average precision; FPR95: "
+    "share of healthy slices called where 95 % of the anomalous ones are; sensitivity: share of anomalous slices found "
+    "at a specificity of 95 %. Calibrated: divided by what healthy tissue of the same local contrast scores in other "
+    "patients. NFE: network passes a slice. In brackets 95 % bootstrap intervals over patients."
 )
 """What the figures of a slice study mean."""
 

@@ -101,7 +101,7 @@ def score_slices(
             report(done)
     seconds = float(sum(part["seconds"] for part in parts)) / len(images)
     memory_mb = float(np.max([part["memory_mb"] for part in parts]))
-    common = {"passes": method.passes, "seconds": seconds, "settings": method.describe()}
+    common: dict[str, Any] = {"passes": method.passes, "seconds": seconds, "settings": method.describe()}
     result = {}
     for name, reading in layout.items():
         values = torch.from_numpy(np.concatenate([part[f"map {name}"] for part in parts]))
@@ -124,8 +124,9 @@ def _layout(method: Method | Readings, smoothing_px: float) -> dict[str, Scored]
 
     if isinstance(method, Readings):
         return {name: empty(reading) for name, reading in method.readings.items()}
-    own = isinstance(method, KLIPInferer)
-    return {"": empty(Reading(smoothing_px=method.smoothing_px if own else smoothing_px, calibrated=own))}
+    if isinstance(method, KLIPInferer):
+        return {"": empty(Reading(smoothing_px=method.smoothing_px, calibrated=True))}
+    return {"": empty(Reading(smoothing_px=smoothing_px))}
 
 
 def _runner(method: Method | Readings, network: Denoiser) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
@@ -139,13 +140,11 @@ def _runner(method: Method | Readings, network: Denoiser) -> Callable[[torch.Ten
 
 def _unsmoothed(inferer: KLIPInferer) -> KLIPInferer:
     plain = copy.copy(inferer)
-    plain.smoothing_px, plain.progress = 0, None
+    plain.smoothing_px, plain.progress = 0.0, None
     return plain
 
 
-def _key(
-    method: Method | Readings, images: torch.Tensor, network: Denoiser, fitted_to: torch.Tensor | None
-) -> str:
+def _key(method: Method | Readings, images: torch.Tensor, network: Denoiser, fitted_to: torch.Tensor | None) -> str:
     """Names a part by all that it depends on."""
     prior = weights_hash(network) if isinstance(network, nn.Module) else repr(network)
     seed = getattr(method.inferer if isinstance(method, Readings) else method, "seed", None)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from klip_monai.errors import InputError
+from klip_monai.evaluation.method import Fitted, Method
 from klip_monai.evaluation.metrics import (
     PROTOCOLS,
     Estimate,
@@ -22,14 +23,15 @@ from klip_monai.evaluation.metrics import (
     dice,
     false_positive_rate,
     image_level_auroc,
-    pixel_average_precision,
-    pixel_best_dice,
     sensitivity,
-    slice_average_precision,
     slice_level_auroc,
     slice_scores,
 )
-from klip_monai.evaluation.method import Fitted, Method
+from klip_monai.evaluation.precision_recall import (
+    pixel_average_precision,
+    pixel_best_dice,
+    slice_average_precision,
+)
 from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.scored import Scored, score_slices
 from klip_monai.prior import Denoiser

@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 
 from klip_monai.errors import InputError
-from klip_monai.evaluation import anomalies_to_markdown, run_anomaly_study, save_anomaly_study
+from klip_monai.evaluation import anomalies_to_markdown, run_anomaly_study, save_anomaly_study, scored
 from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
@@ -34,7 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_anomalies_are_found_by_a_prior_that_knows_the_slices_without_them(folder, tmp_path):
+def test_anomalies_are_found_by_a_prior_that_knows_the_slices_without_them(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(scored, "PART", 64)
     healthy, calibration = (SliceSet(folder, split=split) for split in ("test", "reference"))
     known = [data[i]["image"] for data in (healthy, calibration) for i in range(0, len(data), 2)]
     studied = torch.stack(known[:4])

@@ -34,6 +34,10 @@ def test_lesions_above_the_allowed_false_peaks_are_found(allowed, found):
     assert sensitivity_at(PEAKS, [2], false_positives=allowed).value == found
 
 
+def test_a_lesion_no_higher_than_a_false_peak_too_many_is_not_found():
+    assert sensitivity_at([[(2.0, 0), (2.0, 1)]], [1], false_positives=0).value == 0
+
+
 def test_false_peaks_of_healthy_scans_raise_the_threshold():
     healthy = [[(2.5, 0), (2.2, 0)], [(2.6, 0)]]
     assert sensitivity_at(PEAKS * 2, [2, 2], false_positives=2).value == 1.0

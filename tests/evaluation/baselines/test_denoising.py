@@ -32,11 +32,13 @@ def test_klip_becomes_the_denoising_error_where_the_measurement_leaves_nothing_o
     torch.testing.assert_close(DenoisingError(**options)(images, NETWORK), klip(images, NETWORK), rtol=0.3, atol=0.02)
 
 
-@pytest.mark.parametrize("std", [STD, 0.5 * STD, 2 * STD])
-def test_the_bound_is_the_exact_likelihood_of_a_gaussian_prior(std):
+@pytest.mark.parametrize(
+    ("std", "sigma_max"), [(STD, 10.0), (0.5 * STD, 10.0), (2 * STD, 10.0), (STD, 0.3), (2 * STD, 0.3)]
+)
+def test_the_bound_is_the_exact_likelihood_of_a_gaussian_prior(std, sigma_max):
     images = slices(3, std=std)
     exact = -torch.distributions.Normal(0.0, STD).log_prob(images)
-    options = {"levels": 60, "draws": 60, "data_std": STD}
+    options = {"levels": 60, "draws": 60, "data_std": STD, "sigma_max": sigma_max}
     torch.testing.assert_close(
         NegativeELBO(level="slice", **options)(images, NETWORK), exact.sum(dim=(1, 2, 3)), rtol=0.02, atol=10
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from monai.metrics import SSIMMetric
@@ -9,17 +11,28 @@ from white_noise import NETWORK, STD, slices, whole
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.baselines import DDPMOOD, AnoDDPM
+from klip_monai.prior import log_sigmas
 
 QUICK = {"levels": 8, "stride": 3, "sigma_max": 2.0}
 
 
-def test_ddim_brings_the_noised_slice_back_by_the_known_factor():
-    # One level: the reconstruction is D itself.
+def ddim_error(sigmas: list[float]) -> float:
+    """Mean squared error of DDIM for the Gaussian prior: each step multiplies the state by a known factor."""
+    factor = 1.0
+    for sigma, sigma_next in pairwise([*sigmas, 0.0]):
+        keep = STD**2 / (STD**2 + sigma**2)
+        factor *= keep + sigma_next / sigma * (1 - keep)
+    return (1 - factor) ** 2 * STD**2 + factor**2 * sigmas[0] ** 2
+
+
+@pytest.mark.parametrize("levels", [1, 8])
+def test_ddim_brings_the_noised_slice_back_by_the_known_factor(levels):
     images = slices(64)
-    keep = STD**2 / (STD**2 + 0.4**2)
-    expected = (1 - keep) ** 2 * STD**2 + keep**2 * 0.4**2
-    found = AnoDDPM(levels=1, sigma_start=0.4)(images, NETWORK)
-    assert float(found.mean()) == pytest.approx(expected, rel=0.05)
+    expected = ddim_error(log_sigmas(levels, sigma_max=0.4, sigma_min=0.02).tolist())
+    found = AnoDDPM(levels=levels, sigma_start=0.4, churn=0.0)(images, NETWORK)
+    assert float(found.mean()) == pytest.approx(expected, rel=0.03)
+    learnt = DDPMOOD(levels=levels, stride=levels, sigma_max=0.4).fit(images, whole(images), NETWORK)
+    assert float(learnt.healthy.pixel[0, 0]) == pytest.approx(expected, rel=0.03)
 
 
 def test_from_a_low_level_the_slice_comes_back():

@@ -35,10 +35,11 @@ class DataEnergy(Protocol):
 class NormEnergy:
     """zeta ||y - A D||: diffusion posterior sampling (Chung et al., ICLR 2023) as PaDIS uses it.
 
-    The data step has the same length however small the residual and the noise level: it knows neither the noise of the
-    measurement nor the prior's uncertainty. A sample therefore follows the measurement into its noise, and D_y - D
-    does not vanish with sigma: the KL density is too high at low noise levels, without a bound as sigma goes to 0, and
-    too low at high ones. Read it as a score within a window, not in nats.
+    Its step knows neither the noise of the measurement nor how sure the prior is: ||D_y - D|| is at most
+    2 zeta / epsilon for a whole slice, at every noise level. At high levels, where the measurement tells much, that is
+    too little and the KL density too low; towards sigma = 0, where D_y - D should vanish as sigma^2, it is too much,
+    the density grows without bound, and samples follow the measurement into its noise. Where one turns into the other
+    depends on zeta, which has to grow with the size of slices: read the density as a score in a window, not as nats.
 
     Attributes:
         zeta: step size; PaDIS has 0.3 for images in [0, 1] and an unscaled A.
@@ -57,7 +58,7 @@ class GaussianEnergy:
 
     The variance r^2 = sigma^2 s^2 / (sigma^2 + s^2) of x0 is that of `ConjugateGradientPosterior`; here A spreads it as
     the identity would (A has unit spectral norm), which makes the step exact for the identity and a white Gaussian
-    prior, and too small for every other A: samples are then too wide, and the KL density too low.
+    prior, and too small for any other A: samples are then too wide, and the KL density too low.
 
     Attributes:
         noise_std: sy, in units of y.
@@ -126,7 +127,7 @@ def patch_langevin(
     denoise = denoiser.on_random_grids(generator) if isinstance(denoiser, PatchDenoiser) else denoiser
     # Gradients are needed even where the caller runs without; inference tensors must not enter their graph.
     with torch.inference_mode(False):
-        x, y = x.clone(), y.clone()
+        x, y = x.detach().clone(), y.detach().clone()
         for sigma, (upper, lower) in zip(sigmas, level_intervals(sigmas), strict=True):
             alpha = epsilon * sigma**2
             for part_upper, part_lower in split_interval(upper, lower, parts=steps):

@@ -118,6 +118,17 @@ def test_norm_steps_overstate_the_density_at_low_noise_and_understate_it_at_high
     assert nats(identity, high, energy=NormEnergy()) < 0.3 * exact_nats(identity, high)
 
 
+def test_norm_steps_have_a_longest_move_at_every_level(tomography):
+    lengths: list[float] = []
+
+    def note(step: Step) -> None:
+        lengths.append(float((step.denoised_posterior - step.denoised_prior).norm()))
+
+    run(tomography, batch=1, energy=NormEnergy(zeta=0.3), epsilon=0.5, callback=note)
+    assert max(lengths) <= 2 * 0.3 / 0.5 + 1e-4
+    assert lengths[-1] > 10 * lengths[0]
+
+
 @pytest.mark.parametrize("energy", [EXACT, NormEnergy(zeta=0.5)])
 def test_the_data_step_makes_samples_consistent_with_the_measurement(tomography, energy):
     def misfit(x: torch.Tensor) -> float:

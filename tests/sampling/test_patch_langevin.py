@@ -114,8 +114,8 @@ def test_norm_steps_follow_the_measurement_into_its_noise(tomography):
 
 def test_norm_steps_overstate_the_density_at_low_noise_and_understate_it_at_high_noise(identity):
     low, high = Window(0.1, 0.02), Window(10.0, 1.0)
-    assert nats(identity, low, energy=NormEnergy()) > 3 * exact_nats(identity, low)
-    assert nats(identity, high, energy=NormEnergy()) < 0.3 * exact_nats(identity, high)
+    assert nats(identity, low, energy=NormEnergy(zeta=0.3)) > 3 * exact_nats(identity, low)
+    assert nats(identity, high, energy=NormEnergy(zeta=0.3)) < 0.3 * exact_nats(identity, high)
 
 
 def test_norm_steps_have_a_longest_move_at_every_level(tomography):

@@ -12,6 +12,8 @@ from klip_monai.prior.handlers import (
     TimeBudget,
 )
 from klip_monai.prior.loss import EDMLoss, EDMPrepareBatch, FixedNoisePrepareBatch
+from klip_monai.prior.patch_batches import PatchPrepareBatch
+from klip_monai.prior.patches import PatchDenoiser, PatchGrid
 from klip_monai.prior.sigmas import log_sigmas
 from klip_monai.prior.validation import DenoisingLoss, ValidationReport
 from klip_monai.prior.weights import load_weights, save_weights, weights_hash
@@ -27,6 +29,9 @@ __all__ = [
     "GaussianDenoiser",
     "GradientClip",
     "LearningRate",
+    "PatchDenoiser",
+    "PatchGrid",
+    "PatchPrepareBatch",
     "ProgressReport",
     "SeededBatchSampler",
     "TimeBudget",

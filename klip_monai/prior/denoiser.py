@@ -48,7 +48,7 @@ class GaussianDenoiser:
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Denoise ``x`` (B, 1, H, W) at ``sigma`` (a number or (B,)); see `Denoiser`."""
         variance = torch.as_tensor(self.std, dtype=x.dtype, device=x.device) ** 2
-        level = _per_slice(sigma, x)[:, None, None, None]
+        level = per_slice(sigma, x)[:, None, None, None]
         return self.mean + variance / (variance + level**2) * (x - self.mean)
 
 
@@ -57,7 +57,7 @@ class UNetDenoiser(nn.Module):
 
     D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) with c_skip = sd^2/(sigma^2 + sd^2),
     c_out = sigma sd/sqrt(sigma^2 + sd^2), c_in = 1/sqrt(sigma^2 + sd^2), c_noise = ln(sigma)/4 and sd = ``sigma_data``.
-    F works on space-to-depth blocks, which is what makes it affordable on a CPU, and sees two fixed channels with the
+    F works on space-to-depth blocks, which is what makes it affordable on a CPU, and sees two channels with the
     normalised row and column in [-1, 1]: CT slices are aligned, so the prior may depend on where a pixel lies.
 
     Args:
@@ -91,7 +91,8 @@ class UNetDenoiser(nn.Module):
         super().__init__()
         attention = [i == len(channels) - 1 for i in range(len(channels))]
         attention = attention if attention_levels is None else [bool(level) for level in attention_levels]
-        self.image_shape = _checked_shape(image_shape, multiple=space_to_depth * 2 ** (len(channels) - 1))
+        self.multiple = space_to_depth * 2 ** (len(channels) - 1)
+        self.image_shape = _checked_shape(image_shape, multiple=self.multiple)
         _check_channels(channels, attention, norm_num_groups=norm_num_groups, num_head_channels=num_head_channels)
         if sigma_data <= 0:
             raise BundleError(f"sigma_data: got {sigma_data}, expected the positive standard deviation of the slices.")
@@ -112,44 +113,56 @@ class UNetDenoiser(nn.Module):
             use_flash_attention=True,
         )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.position: torch.Tensor
-        self.register_buffer("position", _position(self.image_shape, space_to_depth), persistent=False)
 
-    def forward(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, sigma: float | torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         """Denoise.
 
         Args:
-            x: noisy slices (B, 1, H, W), float32, H and W as in ``image_shape``.
+            x: noisy slices (B, 1, H, W), float32, H and W as in ``image_shape`` unless there is a ``box``.
             sigma: noise level > 0, one for all slices or one per slice (B,).
+            box: top, left, bottom and right edge of each patch (B, 4), in units in which a whole slice reaches from -1
+                to 1; the sides of patches may be any multiples of s * 2^(levels - 1). None: ``x`` are whole slices.
 
         Returns:
             Denoised slices (B, 1, H, W), float32.
 
         Raises:
-            InputError: if ``x`` has another shape or ``sigma`` does not fit it.
+            InputError: if ``x`` has another shape or ``sigma`` or ``box`` does not fit it.
         """
-        if x.shape[1:] != (1, *self.image_shape):
-            raise InputError(
-                f"x: got shape {tuple(x.shape)}, expected (B, 1, {self.image_shape[0]}, {self.image_shape[1]}); "
-                "resample the slices to the prior's image_shape."
-            )
-        level = _per_slice(sigma, x)
+        self._check_input(x, box)
+        if box is None:
+            box = x.new_tensor([-1.0, -1.0, 1.0, 1.0]).expand(x.shape[0], 4)
+        level = per_slice(sigma, x)
         squared, data = level[:, None, None, None] ** 2, self.sigma_data**2
         scale = (squared + data).sqrt()
         c_skip, c_out, c_in = data / (squared + data), squared.sqrt() * self.sigma_data / scale, 1 / scale
-        return c_skip * x + c_out * self._residual(c_in * x, level.log() / 4)
+        return c_skip * x + c_out * self._residual(c_in * x, level.log() / 4, box)
 
-    def _residual(self, x: torch.Tensor, c_noise: torch.Tensor) -> torch.Tensor:
+    def _residual(self, x: torch.Tensor, c_noise: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
         """F of the preconditioning, in the network's precision and back to float32."""
         blocks = nn.functional.pixel_unshuffle(x, self.space_to_depth)
-        blocks = torch.cat([blocks, self.position.expand(x.shape[0], -1, -1, -1)], dim=1)
+        blocks = torch.cat([blocks, _position(box, blocks.shape[2], blocks.shape[3])], dim=1)
         blocks = blocks.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
             out = self.network(blocks, timesteps=_NOISE_EMBEDDING_SCALE * c_noise)
         return nn.functional.pixel_shuffle(out.float(), self.space_to_depth)
 
+    def _check_input(self, x: torch.Tensor, box: torch.Tensor | None) -> None:
+        """Refuse slices that are not of the prior's shape, and patches that the network cannot halve."""
+        if box is None and x.shape[1:] != (1, *self.image_shape):
+            raise InputError(
+                f"x: got shape {tuple(x.shape)}, expected (B, 1, {self.image_shape[0]}, {self.image_shape[1]}); "
+                "resample the slices to the prior's image_shape."
+            )
+        if box is not None and (x.ndim != 4 or x.shape[1] != 1 or any(side % self.multiple for side in x.shape[2:])):
+            raise InputError(
+                f"x: got shape {tuple(x.shape)}, expected patches (B, 1, P, Q), sides multiples of {self.multiple}."
+            )
+        if box is not None and box.shape != (x.shape[0], 4):
+            raise InputError(f"box: got shape {tuple(box.shape)}, expected ({x.shape[0]}, 4), four edges per patch.")
 
-def _per_slice(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+
+def per_slice(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """One noise level per slice (B,), on the device and in the dtype of ``x``."""
     if not isinstance(sigma, torch.Tensor) and not sigma > 0:
         raise InputError(f"sigma: got {sigma}, expected a noise level > 0.")
@@ -186,8 +199,11 @@ def _check_channels(
         )
 
 
-def _position(image_shape: tuple[int, int], space_to_depth: int) -> torch.Tensor:
-    """Normalised row and column of each block's centre (1, 2, H/s, W/s)."""
-    sides = [side // space_to_depth for side in image_shape]
-    centres = [(torch.arange(side, dtype=torch.float32) + 0.5) * 2 / side - 1 for side in sides]
-    return torch.stack(torch.meshgrid(*centres, indexing="ij"))[None]
+def _position(box: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """Row and column of the centres of each box's blocks (B, 2, rows, columns), from its edges (B, 4)."""
+    centres = []
+    for axis, n in enumerate((rows, columns)):
+        first, last = box[:, axis, None], box[:, axis + 2, None]
+        centres.append((torch.arange(n, dtype=box.dtype, device=box.device) + 0.5) * (last - first) / n + first)
+    row, column = centres[0][:, :, None], centres[1][:, None, :]
+    return torch.stack([row.expand(-1, -1, columns), column.expand(-1, rows, -1)], dim=1)

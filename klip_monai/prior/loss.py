@@ -95,11 +95,18 @@ class EDMPrepareBatch(PrepareBatch):
         Returns:
             (noisy slices, target as in `EDMLoss.forward`, (), {"sigma": (B,)}), all on ``device``.
         """
-        images, weight = _to_device(batchdata, device=device, non_blocking=non_blocking, **kwargs)
-        if self.augment is not None:
-            images, weight = self.augment(images, self.generator, weight=weight)
-        sigma = (self.p_mean + self.p_std * self._randn(len(images))).exp().to(images)
-        return _noised(images, sigma, self._randn(*images.shape).to(images), weight=weight)
+        images, weight = self._clean(batchdata, device=device, non_blocking=non_blocking, **kwargs)
+        sigma = self._sigma(len(images)).to(images)
+        return noised(images, sigma, self._randn(*images.shape).to(images), weight=weight)
+
+    def _clean(self, batchdata: Mapping[str, torch.Tensor], **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The batch's slices and weight on their device, augmented."""
+        images, weight = _to_device(batchdata, **kwargs)
+        return (images, weight) if self.augment is None else self.augment(images, self.generator, weight=weight)
+
+    def _sigma(self, n: int) -> torch.Tensor:
+        """Noise levels (n,)."""
+        return (self.p_mean + self.p_std * self._randn(n)).exp()
 
     def _randn(self, *shape: int) -> torch.Tensor:
         """Standard normal draws on the generator's device."""
@@ -142,7 +149,7 @@ class FixedNoisePrepareBatch(PrepareBatch):
         levels = len(self.sigmas)
         sigma = self.sigmas.to(images).repeat_interleave(len(images))
         weight = None if weight is None else weight.repeat(levels, 1, 1, 1)
-        return _noised(images.repeat(levels, 1, 1, 1), sigma, noise.repeat(levels, 1, 1, 1), weight=weight)
+        return noised(images.repeat(levels, 1, 1, 1), sigma, noise.repeat(levels, 1, 1, 1), weight=weight)
 
 
 def _to_device(batchdata: Mapping[str, torch.Tensor], **kwargs: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -151,7 +158,17 @@ def _to_device(batchdata: Mapping[str, torch.Tensor], **kwargs: Any) -> tuple[to
     return batchdata[CommonKeys.IMAGE].to(**kwargs), None if weight is None else weight.to(**kwargs)
 
 
-def _noised(images: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, *, weight: torch.Tensor | None) -> Prepared:
-    """x_sigma = x0 + sigma n, in the form MONAI's engines unpack."""
+def noised(images: torch.Tensor, sigma: torch.Tensor, noise: torch.Tensor, *, weight: torch.Tensor | None) -> Prepared:
+    """x_sigma = x0 + sigma n, in the form MONAI's engines unpack.
+
+    Args:
+        images: x0, (B, 1, H, W).
+        sigma: noise levels (B,).
+        noise: n, (B, 1, H, W).
+        weight: see `EDMLoss.forward`; None is one everywhere.
+
+    Returns:
+        (noisy slices, target as in `EDMLoss.forward`, (), {"sigma": (B,)}).
+    """
     target = {"image": images, "sigma": sigma} | ({} if weight is None else {"weight": weight})
     return images + sigma[:, None, None, None] * noise, target, (), {"sigma": sigma}

@@ -1,17 +1,23 @@
 """Posterior samplers. A sampler never knows what its steps are used for."""
 
 from klip_monai.sampling.ancestral_dps import ddpm_dps
+from klip_monai.sampling.patch_langevin import DataEnergy, GaussianEnergy, NormEnergy, patch_langevin
 from klip_monai.sampling.predictor_corrector import predictor_corrector
 from klip_monai.sampling.samplers import Randomness, posterior_sample, prior_sample, renoise, standard_normal
-from klip_monai.sampling.step import Callback, ConjugateGradientPosterior, PosteriorDenoiser, Step
+from klip_monai.sampling.step import Callback, ConjugateGradientPosterior, PosteriorDenoiser, Step, level_intervals
 
 __all__ = [
     "Callback",
     "ConjugateGradientPosterior",
+    "DataEnergy",
+    "GaussianEnergy",
+    "NormEnergy",
     "PosteriorDenoiser",
     "Randomness",
     "Step",
     "ddpm_dps",
+    "level_intervals",
+    "patch_langevin",
     "posterior_sample",
     "predictor_corrector",
     "prior_sample",

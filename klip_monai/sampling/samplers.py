@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 
 from klip_monai.prior import Denoiser
-from klip_monai.sampling.step import Callback, PosteriorDenoiser, Step
+from klip_monai.sampling.step import Callback, PosteriorDenoiser, Step, level_intervals
 
 Randomness = torch.Generator | Sequence[torch.Generator]
 """Source of noise: one generator for a batch, or one for each slice, whose noise then depends on no other slice."""
@@ -42,9 +42,7 @@ def posterior_sample(
         sigmas: descending noise levels, the last one positive; a final step goes to 0.
         generator: source of all randomness.
         churn: amount of fresh noise, 0 to 1.
-        callback: receives a :class:`Step` for each level, standing for the interval between the geometric middles to
-            its neighbours (the first one's begins, the last one's ends at the level itself), which makes the error of
-            the KL sum second order in the spacing.
+        callback: receives a :class:`Step` for each level, standing for its interval of `level_intervals`.
 
     Returns:
         Posterior sample x0, float32 (B, 1, H, W).
@@ -52,8 +50,7 @@ def posterior_sample(
     Raises:
         ValueError: if there are no noise levels.
     """
-    edges = [*sigmas[:1], *((a * b) ** 0.5 for a, b in pairwise(sigmas)), *sigmas[-1:]]
-    for (sigma, sigma_next), (upper, lower) in zip(pairwise([*sigmas, 0.0]), pairwise(edges), strict=True):
+    for (sigma, sigma_next), (upper, lower) in zip(pairwise([*sigmas, 0.0]), level_intervals(sigmas), strict=True):
         denoised, denoised_posterior = posterior(x, sigma)
         if callback is not None and lower < upper:
             callback(Step(upper, lower, denoised, denoised_posterior))

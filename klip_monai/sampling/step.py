@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -32,6 +33,37 @@ class Step:
 
 
 Callback = Callable[[Step], None]
+
+
+def level_intervals(sigmas: Sequence[float]) -> list[tuple[float, float]]:
+    """The interval of noise levels that each level stands for, which makes the KL sum's error second order in spacing.
+
+    Args:
+        sigmas: descending noise levels.
+
+    Returns:
+        (upper, lower) of each level: the geometric middles to its neighbours; the first one's begins, and the last
+        one's ends, at the level itself. Together they tile the range of the levels.
+    """
+    return list(pairwise([*sigmas[:1], *((a * b) ** 0.5 for a, b in pairwise(sigmas)), *sigmas[-1:]]))
+
+
+def split_interval(upper: float, lower: float, *, parts: int) -> list[tuple[float, float]]:
+    """Cut an interval of noise levels into parts of equal gain in 1/sigma^2, which weigh the same in the KL sum.
+
+    A sampler that visits a level several times reports one part for each visit: their sum is then the visits' mean.
+
+    Args:
+        upper: upper end.
+        lower: lower end, > 0.
+        parts: number of parts.
+
+    Returns:
+        (upper, lower) of each part, descending; they tile the interval.
+    """
+    gain = (lower**-2 - upper**-2) / parts
+    inner = [(upper**-2 + gain * part) ** -0.5 for part in range(1, parts)]
+    return list(pairwise([upper, *inner, lower]))
 
 
 class PosteriorDenoiser(Protocol):

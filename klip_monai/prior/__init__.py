@@ -14,6 +14,7 @@ from klip_monai.prior.handlers import (
 from klip_monai.prior.loss import EDMLoss, EDMPrepareBatch, FixedNoisePrepareBatch
 from klip_monai.prior.sigmas import log_sigmas
 from klip_monai.prior.validation import DenoisingLoss, ValidationReport
+from klip_monai.prior.variance_preserving import VariancePreservingDenoiser
 from klip_monai.prior.weights import load_weights, save_weights, weights_hash
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingCheckpoint",
     "UNetDenoiser",
     "ValidationReport",
+    "VariancePreservingDenoiser",
     "load_weights",
     "log_sigmas",
     "save_weights",

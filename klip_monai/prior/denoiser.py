@@ -48,7 +48,7 @@ class GaussianDenoiser:
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         """Denoise ``x`` (B, 1, H, W) at ``sigma`` (a number or (B,)); see `Denoiser`."""
         variance = torch.as_tensor(self.std, dtype=x.dtype, device=x.device) ** 2
-        level = _per_slice(sigma, x)[:, None, None, None]
+        level = per_slice(sigma, x)[:, None, None, None]
         return self.mean + variance / (variance + level**2) * (x - self.mean)
 
 
@@ -133,7 +133,7 @@ class UNetDenoiser(nn.Module):
                 f"x: got shape {tuple(x.shape)}, expected (B, 1, {self.image_shape[0]}, {self.image_shape[1]}); "
                 "resample the slices to the prior's image_shape."
             )
-        level = _per_slice(sigma, x)
+        level = per_slice(sigma, x)
         squared, data = level[:, None, None, None] ** 2, self.sigma_data**2
         scale = (squared + data).sqrt()
         c_skip, c_out, c_in = data / (squared + data), squared.sqrt() * self.sigma_data / scale, 1 / scale
@@ -149,7 +149,7 @@ class UNetDenoiser(nn.Module):
         return nn.functional.pixel_shuffle(out.float(), self.space_to_depth)
 
 
-def _per_slice(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def per_slice(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """One noise level per slice (B,), on the device and in the dtype of ``x``."""
     if not isinstance(sigma, torch.Tensor) and not sigma > 0:
         raise InputError(f"sigma: got {sigma}, expected a noise level > 0.")

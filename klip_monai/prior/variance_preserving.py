@@ -19,8 +19,8 @@ class VariancePreservingDenoiser(nn.Module):
     """A network of the variance-preserving process (DDPM, Ho et al. 2020) as a `Denoiser`.
 
     x_t = sqrt(a) x0 + sqrt(1 - a) n at cumulative alpha a is the noisy slice x = x0 + sigma n times sqrt(a), with
-    sigma^2 = (1 - a)/a (Song et al. 2021; Karras et al. 2022, Appendix C). The network therefore sees sqrt(a) x, and the
-    time whose level is sigma, interpolated linearly in ln(sigma) between the times it was trained at. With its output F:
+    sigma^2 = (1 - a)/a (Song et al. 2021; Karras et al. 2022, Appendix C). The network therefore sees sqrt(a) x, and
+    the time of that level, interpolated linearly in ln(sigma) between those it was trained at. With its output F:
 
         epsilon: D = x - sigma F;   v_prediction: D = a x - sqrt(1 - a) F;   sample: D = F
 
@@ -80,7 +80,7 @@ class VariancePreservingDenoiser(nn.Module):
         return out
 
     def times(self, sigma: torch.Tensor) -> torch.Tensor:
-        """Times of the noise levels ``sigma`` (B,): float32 (B,) in [0, T - 1], whole numbers if the network needs them.
+        """Times of the noise levels ``sigma`` (B,): float32 (B,) in [0, T - 1], whole numbers if asked for.
 
         Raises:
             InputError: if a level is above the highest one.
@@ -88,8 +88,8 @@ class VariancePreservingDenoiser(nn.Module):
         table, wanted = self.log_sigmas, sigma.log()
         if bool((wanted > table[-1] + _ROUNDING).any()):
             raise InputError(
-                f"sigma: got {float(sigma.max()):.4g}, expected at most {float(table[-1].exp()):.4g}, the highest level "
-                "this network was trained at; lower the sampler's sigma_max."
+                f"sigma: got {float(sigma.max()):.4g}, expected at most {float(table[-1].exp()):.4g}, the highest "
+                "level this network was trained at; lower the sampler's sigma_max."
             )
         above = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
         share = (wanted - table[above - 1]) / (table[above] - table[above - 1])
@@ -100,11 +100,8 @@ class VariancePreservingDenoiser(nn.Module):
 def _log_sigmas(alphas_cumprod: torch.Tensor | Sequence[float]) -> torch.Tensor:
     """ln(sigma) of every time, float32 (T,), rising."""
     alphas = torch.as_tensor(alphas_cumprod, dtype=torch.float64)
-    if (
-        alphas.ndim != 1
-        or len(alphas) < 2
-        or not bool(((0 < alphas) & (alphas < 1)).all() and (alphas.diff() < 0).all())
-    ):
+    inside = bool(((alphas > 0) & (alphas < 1)).all())
+    if alphas.ndim != 1 or len(alphas) < 2 or not inside or not bool((alphas.diff() < 0).all()):
         raise BundleError(
             f"alphas_cumprod: got shape {tuple(alphas.shape)}, expected (T,) with T >= 2, strictly falling within "
             "(0, 1); give the cumulative products of 1 - beta."

@@ -4,6 +4,7 @@ from klip_monai.prior.augment import BatchAugment
 from klip_monai.prior.batches import SeededBatchSampler
 from klip_monai.prior.checkpoint import TrainingCheckpoint
 from klip_monai.prior.denoiser import Denoiser, GaussianDenoiser, UNetDenoiser
+from klip_monai.prior.edm_denoiser import EDMDenoiser
 from klip_monai.prior.handlers import (
     ExponentialMovingAverage,
     GradientClip,
@@ -13,7 +14,9 @@ from klip_monai.prior.handlers import (
 )
 from klip_monai.prior.loss import EDMLoss, EDMPrepareBatch, FixedNoisePrepareBatch
 from klip_monai.prior.sigmas import log_sigmas
+from klip_monai.prior.song_unet import SongUNet
 from klip_monai.prior.validation import DenoisingLoss, ValidationReport
+from klip_monai.prior.value_range import ValueRangeDenoiser
 from klip_monai.prior.variance_preserving import VariancePreservingDenoiser
 from klip_monai.prior.weights import load_weights, save_weights, weights_hash
 
@@ -21,6 +24,7 @@ __all__ = [
     "BatchAugment",
     "Denoiser",
     "DenoisingLoss",
+    "EDMDenoiser",
     "EDMLoss",
     "EDMPrepareBatch",
     "ExponentialMovingAverage",
@@ -30,10 +34,12 @@ __all__ = [
     "LearningRate",
     "ProgressReport",
     "SeededBatchSampler",
+    "SongUNet",
     "TimeBudget",
     "TrainingCheckpoint",
     "UNetDenoiser",
     "ValidationReport",
+    "ValueRangeDenoiser",
     "VariancePreservingDenoiser",
     "load_weights",
     "log_sigmas",

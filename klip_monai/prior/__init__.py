@@ -4,6 +4,7 @@ from klip_monai.prior.augment import BatchAugment
 from klip_monai.prior.batches import SeededBatchSampler
 from klip_monai.prior.checkpoint import TrainingCheckpoint
 from klip_monai.prior.denoiser import Denoiser, GaussianDenoiser, UNetDenoiser
+from klip_monai.prior.diffusers_unet import DiffusersUNet
 from klip_monai.prior.edm_denoiser import EDMDenoiser
 from klip_monai.prior.handlers import (
     ExponentialMovingAverage,
@@ -24,6 +25,7 @@ __all__ = [
     "BatchAugment",
     "Denoiser",
     "DenoisingLoss",
+    "DiffusersUNet",
     "EDMDenoiser",
     "EDMLoss",
     "EDMPrepareBatch",

@@ -68,6 +68,7 @@ def import_edm(path: str | Path) -> ImportedPrior:
     if positional or not isinstance(kwargs, dict):
         raise BundleError(f"{path}: the network's settings were not recorded by name; they cannot be read.")
     settings = _settings(path, kwargs, in_channels=_PRECONDITIONINGS[outer.class_name])
+    side = int(settings["img_resolution"])
     unused = ("resample_filter", "map_augment.weight")  # the filter follows from the settings; the latter is training's
     definition = {
         "_target_": "klip_monai.prior.EDMDenoiser",
@@ -79,7 +80,7 @@ def import_edm(path: str | Path) -> ImportedPrior:
         network_def=definition,
         config={},
         weights={name: value.float() for name, value in weights.items() if not name.endswith(unused)},
-        image_side=int(settings["img_resolution"]),
+        image_shape=(side, side),
         multiple=2 ** (len(settings.get("channel_mult", (1, 2, 2, 2))) - 1),
         description=f"{_NETWORK} with {outer.class_name}, imported from {path.name}",
     )

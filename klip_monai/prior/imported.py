@@ -17,7 +17,7 @@ class ImportedPrior:
         network_def: MONAI configuration of the denoiser, JSON-able; may refer to ``@image_shape``.
         config: further entries of the configuration that ``network_def`` refers to.
         weights: state dict of the denoiser.
-        image_side: side of the images it was trained at, in pixels; None if the checkpoint does not say.
+        image_shape: (H, W) of the images it was trained at, in pixels; None if the checkpoint does not say.
         multiple: both sides of a slice must be multiples of it.
         description: one line for the metadata.
     """
@@ -25,7 +25,7 @@ class ImportedPrior:
     network_def: Mapping[str, Any]
     config: Mapping[str, Any]
     weights: Mapping[str, torch.Tensor]
-    image_side: int | None
+    image_shape: tuple[int, int] | None
     multiple: int
     description: str
 

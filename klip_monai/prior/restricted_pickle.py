@@ -153,7 +153,7 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> torch
     empty, content = torch.empty(0, dtype=storage.dtype), storage._untyped_storage
     if last >= content.nbytes() // empty.itemsize:
         raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-    return empty.set_(content, offset, tuple(size), tuple(stride))  # type: ignore[call-overload,no-any-return]
+    return empty.set_(content, offset, tuple(size), tuple(stride))
 
 
 def _parameter(data: Any, *_: Any) -> torch.Tensor:

@@ -40,7 +40,7 @@ def test_a_snapshot_comes_through_with_weights_settings_and_output(tmp_path, opt
     model = network(**options)
     content = edm_pickles.snapshot(tensors(model), {**SETTINGS, **TRAINING, **options})
     imported = import_edm(edm_pickles.write(tmp_path / "network-snapshot-000100.pkl", content))
-    assert imported.image_side == 16
+    assert imported.image_shape == (16, 16)
     assert imported.multiple == 2
     parser = ConfigParser({"image_shape": [16, 16], "network_def": dict(imported.network_def)})
     denoiser = parser.get_parsed_content("network_def")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,15 +126,16 @@ def _network(path: Path, config: Mapping[str, Any]) -> tuple[dict[str, Any], tup
         if name not in config:
             raise BundleError(f"{path}: {name} is missing, so the model is one of 3 channels; expected 1.")
     settings = {name: config.get(name, default) for name, default in _REPRESENTED.items()}
+    _check_numbers(path, settings, ("layers_per_block", "norm_num_groups", "norm_eps", "freq_shift", "flip_sin_to_cos"))
     try:
         channels = [int(c) for c in settings["block_out_channels"]]
         down, up = ([_BLOCKS[block] for block in settings[f"{way}_block_types"]] for way in ("down", "up"))
-        heads = [settings["attention_head_dim"] or c for c in channels]
+        heads = [int(settings["attention_head_dim"] or c) for c in channels]
         size = settings["sample_size"]
-        shape = None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+        shape = None if size is None else (size, size) if isinstance(size, int) else (int(size[0]), int(size[-1]))
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
-            f"{path}: block_out_channels, block types or sample_size cannot be represented ({error}); expected blocks "
+            f"{path}: channels, heads, blocks or sample_size cannot be represented ({error}); expected blocks "
             f"among {', '.join(_BLOCKS)}."
         ) from error
     if up != down[::-1] or len(down) != len(channels):
@@ -160,7 +161,7 @@ def _schedule(path: Path) -> tuple[dict[str, Any], str]:
     """Configuration of MONAI's scheduler with the same noise, and what the network predicts."""
     config = _read_json(path)
     name, prediction = config.get("beta_schedule"), config.get("prediction_type", "epsilon")
-    if name not in _SCHEDULES:
+    if not isinstance(name, str) or name not in _SCHEDULES:
         raise BundleError(
             f"{path}: got beta_schedule={name!r} of a {config.get('_class_name')}, expected {', '.join(_SCHEDULES)}."
         )
@@ -169,14 +170,19 @@ def _schedule(path: Path) -> tuple[dict[str, Any], str]:
     for refused in ("trained_betas", "rescale_betas_zero_snr"):
         if config.get(refused):
             raise BundleError(f"{path}: got {refused}, which cannot be represented; expected a model without.")
-    schedule = {
-        "_target_": "monai.networks.schedulers.DDPMScheduler",
-        "num_train_timesteps": config.get("num_train_timesteps", 1000),
-        "schedule": _SCHEDULES[name],
-    }
+    noise = {"num_train_timesteps": config.get("num_train_timesteps", 1000)}
     if name != "squaredcos_cap_v2":
-        schedule |= {"beta_start": config.get("beta_start", 1e-4), "beta_end": config.get("beta_end", 0.02)}
+        noise |= {"beta_start": config.get("beta_start", 1e-4), "beta_end": config.get("beta_end", 0.02)}
+    _check_numbers(path, noise, noise)
+    schedule = {"_target_": "monai.networks.schedulers.DDPMScheduler", "schedule": _SCHEDULES[name], **noise}
     return schedule, prediction
+
+
+def _check_numbers(path: Path, settings: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Refuse anything but numbers: the values end up in a MONAI configuration, where a text can be an expression."""
+    for name in names:
+        if not isinstance(settings[name], (int, float)):
+            raise BundleError(f"{path}: got {name}={settings[name]!r}, expected a number.")
 
 
 def _scheduler_file(folder: Path) -> Path:

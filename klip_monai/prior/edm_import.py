@@ -12,7 +12,7 @@ from klip_monai.prior.restricted_pickle import PlainObject, named_tensors, read_
 
 _PRECONDITIONINGS = {"EDMPrecond": 1, "Patch_EDMPrecond": 3}  # class: input channels of a network for gray slices
 _NETWORK = "SongUNet"
-_SETTINGS = (
+_NUMBERS = (
     "img_resolution",
     "in_channels",
     "out_channels",
@@ -22,10 +22,9 @@ _SETTINGS = (
     "channel_mult_noise",
     "num_blocks",
     "attn_resolutions",
-    "embedding_type",
-    "encoder_type",
     "resample_filter",
 )
+_CHOICES = {"embedding_type": ("positional", "fourier"), "encoder_type": ("standard", "residual")}
 _REQUIRED = {"label_dim": 0, "decoder_type": "standard", "implicit_mlp": False, "hash_channels": 1}
 _TRAINING_ONLY = ("augment_dim", "dropout", "label_dropout")
 
@@ -88,18 +87,19 @@ def import_edm(path: str | Path) -> ImportedPrior:
 
 def _settings(path: Path, kwargs: Mapping[str, Any], *, in_channels: int) -> dict[str, Any]:
     """Arguments of our `SongUNet`, plain and JSON-able; everything that it has no place for is refused by name."""
+    # The values end up in a MONAI configuration, where a text can be an expression: only numbers and known words pass.
+    settings: dict[str, Any] = {}
     for name, value in kwargs.items():
-        known = name in _SETTINGS or name in _TRAINING_ONLY or (name in _REQUIRED and value == _REQUIRED[name])
-        if not known:
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        numbers = name in _NUMBERS and all(isinstance(v, (int, float)) for v in values)
+        if numbers or value in _CHOICES.get(name, ()):
+            settings[name] = values if isinstance(value, (list, tuple)) else value
+        elif name not in _TRAINING_ONLY and not (name in _REQUIRED and value == _REQUIRED[name]):
             raise BundleError(f"{path}: got {name}={value!r}, which cannot be represented; train without it.")
-    channels = (kwargs.get("in_channels"), kwargs.get("out_channels"))
+    channels = (settings.get("in_channels"), settings.get("out_channels"))
     if channels != (in_channels, 1):
         raise BundleError(
             f"{path}: got {channels[0]} input and {channels[1]} output channels, expected {in_channels} and 1: a "
             "network of gray slices."
         )
-    return {
-        name: list(value) if isinstance(value, (list, tuple)) else value
-        for name, value in kwargs.items()
-        if name in _SETTINGS
-    }
+    return settings

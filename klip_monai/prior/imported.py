@@ -14,7 +14,8 @@ class ImportedPrior:
     """A prior made by another program.
 
     Attributes:
-        network_def: MONAI configuration of the denoiser, JSON-able; may refer to ``@image_shape``.
+        network_def: MONAI configuration of the denoiser, JSON-able; may refer to ``@image_shape``. No text of the
+            checkpoint may get in: MONAI evaluates texts that start with ``$``.
         config: further entries of the configuration that ``network_def`` refers to.
         weights: state dict of the denoiser.
         image_shape: (H, W) of the images it was trained at, in pixels; None if the checkpoint does not say.

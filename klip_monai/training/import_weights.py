@@ -131,7 +131,10 @@ def _inference(base: Path, prior: ImportedPrior, grid: PriorGrid) -> dict[str, A
 def _network(config: dict[str, Any], prior: ImportedPrior, source: Path) -> nn.Module:
     """The denoiser that the configuration defines, with the imported weights."""
     names = ("image_shape", *prior.config, "network_def")
-    network: nn.Module = ConfigParser({name: config[name] for name in names}).get_parsed_content("network_def")
+    try:
+        network: nn.Module = ConfigParser({name: config[name] for name in names}).get_parsed_content("network_def")
+    except RuntimeError as error:  # MONAI's, around whatever went wrong
+        raise BundleError(f"{source}: its settings do not make a network ({error.__cause__ or error})") from error
     return load_state(prior.weights, network, source=str(source))
 
 

@@ -127,3 +127,12 @@ def test_what_cannot_be_imported_is_refused_and_leaves_nothing(snapshot, tmp_pat
     target.mkdir()
     with pytest.raises(OutputError, match="exists"):
         import_weights(snapshot, target, base=BASE, **SLICES)
+
+
+def test_settings_that_do_not_make_a_network_are_refused(tmp_path):
+    impossible = SETTINGS | {"num_blocks": 1.5}
+    content = edm_pickles.snapshot(SongUNet(**SETTINGS).state_dict(), impossible, outer="Patch_EDMPrecond")
+    source = edm_pickles.write(tmp_path / "a.pkl", content)
+    with pytest.raises(BundleError, match="do not make a network"):
+        import_weights(source, tmp_path / "new", base=BASE, **SLICES)
+    assert not (tmp_path / "new").exists()

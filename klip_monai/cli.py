@@ -282,6 +282,43 @@ def train(
     )
 
 
+@app.command()
+def import_weights(
+    source: Annotated[
+        Path, typer.Argument(help="Folder that Hugging Face diffusers saved, or .pkl snapshot of EDM or PaDIS.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.")],
+    hu_window: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="HU that were its lowest and highest value.")
+    ],
+    pixel_mm: Annotated[float, typer.Option(help="Pixel size of the slices it was trained on.")],
+    image_size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the slices, in pixels.  \\[default: the checkpoint's]")
+    ] = None,
+    value_range: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Values it was trained on; PaDIS: 0 1.")
+    ] = (-1.0, 1.0),
+    bundle: Annotated[str, typer.Option(help="Bundle whose scoring settings to take.")] = "klip_ct_abdomen",
+) -> None:
+    """Make a bundle from a diffusion model of gray slices that another program trained."""
+    from klip_monai.bundle import find_bundle
+    from klip_monai.training import import_weights as make_bundle
+
+    make_bundle(
+        source,
+        output,
+        base=find_bundle(bundle).root,
+        hu_window=hu_window,
+        pixel_mm=pixel_mm,
+        image_shape=None if image_size is None else (image_size, image_size),
+        value_range=value_range,
+    )
+    out.print(
+        f"{output}: imported. It has no thresholds yet: make them with `klip-monai calibrate --bundle {output} "
+        "--healthy FOLDER` from healthy scans that did not train it"
+    )
+
+
 def _source_and_hu(text: str) -> tuple[str, float]:
     source, _, hu = text.partition("=")
     try:

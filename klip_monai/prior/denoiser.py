@@ -11,6 +11,7 @@ from monai.networks.nets import DiffusionModelUNet
 from torch import nn
 
 from klip_monai.errors import BundleError, InputError
+from klip_monai.prior.preconditioning import preconditioned
 
 # MONAI's sinusoidal embedding spans frequencies 1 to 1e-4 and expects hundreds of steps; ln(sigma)/4 spans about
 # [-1.6, 1.1]. Times 100, its fastest sinusoid turns once per 0.25 of ln(sigma): resolved, yet smooth between levels.
@@ -55,8 +56,7 @@ class GaussianDenoiser:
 class UNetDenoiser(nn.Module):
     """MONAI's diffusion U-Net with the preconditioning of Karras et al. 2022 (EDM, Table 1).
 
-    D(x, sigma) = c_skip x + c_out F(c_in x, c_noise) with c_skip = sd^2/(sigma^2 + sd^2),
-    c_out = sigma sd/sqrt(sigma^2 + sd^2), c_in = 1/sqrt(sigma^2 + sd^2), c_noise = ln(sigma)/4 and sd = ``sigma_data``.
+    See :func:`klip_monai.prior.preconditioning.preconditioned` for D(x, sigma) in terms of the network F.
     F works on space-to-depth blocks, which is what makes it affordable on a CPU, and sees two channels with the
     normalised row and column in [-1, 1]: CT slices are aligned, so the prior may depend on where a pixel lies.
 
@@ -130,13 +130,13 @@ class UNetDenoiser(nn.Module):
             InputError: if ``x`` has another shape or ``sigma`` or ``box`` does not fit it.
         """
         self._check_input(x, box)
-        if box is None:
-            box = x.new_tensor([-1.0, -1.0, 1.0, 1.0]).expand(x.shape[0], 4)
-        level = per_slice(sigma, x)
-        squared, data = level[:, None, None, None] ** 2, self.sigma_data**2
-        scale = (squared + data).sqrt()
-        c_skip, c_out, c_in = data / (squared + data), squared.sqrt() * self.sigma_data / scale, 1 / scale
-        return c_skip * x + c_out * self._residual(c_in * x, level.log() / 4, box)
+        edges = x.new_tensor([-1.0, -1.0, 1.0, 1.0]).expand(x.shape[0], 4) if box is None else box
+        return preconditioned(
+            lambda scaled, c_noise: self._residual(scaled, c_noise, edges),
+            x,
+            per_slice(sigma, x),
+            sigma_data=self.sigma_data,
+        )
 
     def _residual(self, x: torch.Tensor, c_noise: torch.Tensor, box: torch.Tensor) -> torch.Tensor:
         """F of the preconditioning, in the network's precision and back to float32."""

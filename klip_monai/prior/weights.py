@@ -30,7 +30,23 @@ def load_weights(path: str | Path, network: nn.Module) -> nn.Module:
         BundleError: if the file is missing, damaged, contains anything but tensors, or does not fit the network.
     """
     path = Path(path)
-    state = _read_state(path)
+    return load_state(read_state(path), network, source=str(path))
+
+
+def load_state(state: Mapping[str, torch.Tensor], network: nn.Module, *, source: str) -> nn.Module:
+    """Load named tensors into a network.
+
+    Args:
+        state: the tensors; names and shapes must match the network's exactly.
+        network: its parameters and buffers are overwritten in place.
+        source: what to call the tensors in errors.
+
+    Returns:
+        ``network``.
+
+    Raises:
+        BundleError: if a tensor is missing, unknown or of another shape.
+    """
     own = network.state_dict()
     wrong = [f"{name} is missing" for name in own.keys() - state.keys()]
     wrong += [f"{name} is unknown" for name in state.keys() - own.keys()]
@@ -41,7 +57,7 @@ def load_weights(path: str | Path, network: nn.Module) -> nn.Module:
     ]
     if wrong:
         raise BundleError(
-            f"weights {path}: {len(wrong)} of {len(own)} entries do not fit the network, first: {min(wrong)}; "
+            f"weights {source}: {len(wrong)} of {len(own)} entries do not fit the network, first: {min(wrong)}; "
             "use the configuration the weights were made with."
         )
     network.load_state_dict(state)
@@ -98,8 +114,15 @@ def _stored_state(network: nn.Module, *, half: bool) -> dict[str, torch.Tensor]:
     return state
 
 
-def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
-    """The tensors of a file by name, read without executing anything in it."""
+def read_state(path: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a file by name, read without executing anything in it.
+
+    Args:
+        path: ``.safetensors`` file, or ``.pt``, ``.pth`` or ``.bin`` file with a plain state dict.
+
+    Raises:
+        BundleError: if the file is missing, damaged, or contains anything but tensors.
+    """
     if not path.is_file():
         raise BundleError(f"weights {path}: no such file; check the bundle's models folder.")
     if path.suffix == ".safetensors":
@@ -107,8 +130,8 @@ def _read_state(path: Path) -> Mapping[str, torch.Tensor]:
             return safetensors.torch.load_file(path)
         except SafetensorError as error:
             raise BundleError(f"weights {path}: not a safetensors file ({error}); get or make it anew.") from error
-    if path.suffix not in (".pt", ".pth"):
-        raise BundleError(f"weights {path}: got suffix {path.suffix!r}, expected .safetensors, .pt or .pth.")
+    if path.suffix not in (".pt", ".pth", ".bin"):
+        raise BundleError(f"weights {path}: got suffix {path.suffix!r}, expected .safetensors, .pt, .pth or .bin.")
     state = read_plain(path)
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise BundleError(f"weights {path}: got something else than named tensors, expected a plain state dict.")

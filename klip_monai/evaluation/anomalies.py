@@ -1,8 +1,12 @@
-"""Synthetic anomalies for healthy slices: stars, and tumours in the organ they lie in (KLIP, CVPR 2026)."""
+"""Synthetic anomalies for healthy slices: stars and tumours (KLIP, CVPR 2026), calcifications, metal, artefacts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from klip_monai.scoring import local_contrast
+from klip_monai.physics import ParallelBeam, Tomography
+from klip_monai.scoring import local_contrast, smooth
 from klip_monai.standard import PriorGrid
 
 ORGAN_HU = (0.0, 180.0)
@@ -86,6 +91,157 @@ class Stars:
         corners = np.stack([centre[1] + reach * np.cos(angles), centre[0] + reach * np.sin(angles)], axis=1)
         soft = torch.from_numpy(_polygon(image.shape[-2:], corners))[None]
         return image + (value - image) * soft, (soft >= 0.5) & body
+
+
+@dataclass(frozen=True)
+class Calcifications:
+    """A cluster of small bright discs, brighter than the window reaches.
+
+    Attributes:
+        count: range of their number.
+        radius_mm: range of the radius of each.
+        spread_mm: they lie within this distance of the cluster's centre.
+    """
+
+    count: tuple[int, int] = (2, 6)
+    radius_mm: tuple[float, float] = (1.5, 4.0)
+    spread_mm: float = 15.0
+
+    def __call__(
+        self, image: torch.Tensor, body: torch.Tensor, grid: PriorGrid, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Put one cluster into a slice; see :meth:`Tumours.__call__`."""
+        depth = ndimage.distance_transform_edt(body[0].numpy()) * grid.pixel_mm
+        centre = _pick(depth >= self.spread_mm + self.radius_mm[1], rng)
+        if centre is None:
+            return None
+        covered = np.zeros(image.shape[-2:], dtype=np.float32)
+        for _ in range(rng.integers(self.count[0], self.count[1] + 1)):
+            away, angle = self.spread_mm * np.sqrt(rng.uniform()), rng.uniform(0, 2 * np.pi)
+            at = centre + away / grid.pixel_mm * np.array([np.sin(angle), np.cos(angle)])
+            covered = np.maximum(covered, _disc(image.shape[-2:], at, rng.uniform(*self.radius_mm) / grid.pixel_mm))
+        soft = torch.from_numpy(covered)[None]
+        return image + (1 - image) * soft, (soft >= 0.5) & body
+
+
+@dataclass(frozen=True)
+class MetalStreaks:
+    """A metal disc and the streaks of its beam hardening: the back-projection of how much the detector reads too little.
+
+    A beam through metal hardens, so its line integral p is read as p - c p^2; what filtered back-projection makes of
+    the square is added (De Man et al., IEEE TNS 1999). The mask is all that changes by ``visible_hu``
+    or more.
+
+    Attributes:
+        radius_mm: range of the disc's radius.
+        streak_hu: range of the depth of the strongest streak, three radii from the centre and further.
+        visible_hu: the least change that counts.
+    """
+
+    radius_mm: tuple[float, float] = (3.0, 7.0)
+    streak_hu: tuple[float, float] = (60.0, 160.0)
+    visible_hu: float = 20.0
+
+    def __call__(
+        self, image: torch.Tensor, body: torch.Tensor, grid: PriorGrid, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Put one into a slice; see :meth:`Tumours.__call__`."""
+        radius = rng.uniform(*self.radius_mm)
+        centre = _pick(ndimage.distance_transform_edt(body[0].numpy()) * grid.pixel_mm >= radius, rng)
+        if centre is None:
+            return None
+        disc = torch.from_numpy(_disc(image.shape[-2:], centre, radius / grid.pixel_mm))[None]
+        scanner = _scanner(tuple(image.shape[-2:]), grid.pixel_mm)
+        # Metal alone casts no streaks between itself and itself; the body it lies in does.
+        attenuating = (image + 1) / 2 + 4 * disc
+        hardened = scanner.A_dagger(scanner.A(attenuating[None]).square(), method="fbp")[0]
+        hardened = hardened - scanner.A_dagger(scanner.A((attenuating - 4 * disc)[None]).square(), method="fbp")[0]
+        streaks = hardened * (disc < 0.01) * body
+        far = streaks * torch.from_numpy(_disc(image.shape[-2:], centre, 3 * radius / grid.pixel_mm) == 0)
+        depth = rng.uniform(*self.streak_hu) * _per_hu(grid) / float(far.abs().max().clamp_min(1e-6))
+        streaked = (image - depth * streaks).clamp(-1, 1)
+        ill = streaked + (1 - streaked) * disc
+        return ill, ((ill - image).abs() >= self.visible_hu * _per_hu(grid)) & body
+
+
+@dataclass(frozen=True)
+class BlurPatch:
+    """A disc that lost its detail, as motion and partial volume do it.
+
+    Attributes:
+        radius_mm: range of the disc's radius.
+        blur_mm: range of the blur's standard deviation.
+    """
+
+    radius_mm: tuple[float, float] = (12.0, 30.0)
+    blur_mm: tuple[float, float] = (4.0, 8.0)
+
+    def __call__(
+        self, image: torch.Tensor, body: torch.Tensor, grid: PriorGrid, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Blur a disc of a slice; see :meth:`Tumours.__call__`."""
+        blurred = smooth(image[None], sigma_px=rng.uniform(*self.blur_mm) / grid.pixel_mm)[0]
+        return _in_disc(image, blurred, body, radius_px=rng.uniform(*self.radius_mm) / grid.pixel_mm, rng=rng)
+
+
+@dataclass(frozen=True)
+class NoisePatch:
+    """A disc with more noise than the scan has, correlated as a reconstruction's is.
+
+    Attributes:
+        radius_mm: range of the disc's radius.
+        noise_hu: range of the noise's standard deviation.
+        grain_mm: standard deviation of its correlation.
+    """
+
+    radius_mm: tuple[float, float] = (12.0, 30.0)
+    noise_hu: tuple[float, float] = (30.0, 80.0)
+    grain_mm: float = 1.5
+
+    def __call__(
+        self, image: torch.Tensor, body: torch.Tensor, grid: PriorGrid, rng: np.random.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Add noise to a disc of a slice; see :meth:`Tumours.__call__`."""
+        noise = ndimage.gaussian_filter(rng.standard_normal(image.shape[-2:]), self.grain_mm / grid.pixel_mm)
+        noise = noise / noise.std() * rng.uniform(*self.noise_hu) * _per_hu(grid)
+        noisy = (image + torch.from_numpy(noise.astype(np.float32))).clamp(-1, 1)
+        return _in_disc(image, noisy, body, radius_px=rng.uniform(*self.radius_mm) / grid.pixel_mm, rng=rng)
+
+
+ANOMALIES: Mapping[str, Callable[..., Callable[..., tuple[torch.Tensor, torch.Tensor] | None]]] = MappingProxyType(
+    {
+        "stars": Stars,
+        "tumours": Tumours,
+        "calcifications": Calcifications,
+        "metal_streaks": MetalStreaks,
+        "blur": BlurPatch,
+        "noise": NoisePatch,
+    }
+)
+"""Makers of anomalies by name; all settings have defaults."""
+
+
+def _in_disc(
+    image: torch.Tensor, inside: torch.Tensor, body: torch.Tensor, *, radius_px: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """``inside`` within a random disc in the body, ``image`` around it, and the disc; None without room."""
+    centre = _pick(ndimage.distance_transform_edt(body[0].numpy()) >= radius_px, rng)
+    if centre is None:
+        return None
+    soft = torch.from_numpy(_disc(image.shape[-2:], centre, radius_px))[None]
+    return image + (inside - image) * soft, (soft >= 0.5) & body
+
+
+@lru_cache(maxsize=4)
+def _scanner(shape: tuple[int, int], pixel_mm: float) -> Tomography:
+    return Tomography(ParallelBeam(image_shape=shape, pixel_mm=pixel_mm, views=180))
+
+
+def _disc(shape: torch.Size, centre: NDArray[Any], radius: float) -> NDArray[np.float32]:
+    """1 inside a disc, 0 outside, half a pixel of transition either way: float32 (H, W)."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    distance = np.hypot(rows - centre[0], columns - centre[1])
+    return np.asarray(np.clip(radius + 0.5 - distance, 0, 1), dtype=np.float32)
 
 
 def _per_hu(grid: PriorGrid) -> float:

@@ -192,12 +192,12 @@ def peak_memory(device: torch.device) -> Iterator[_Peak]:
         return
     try:
         _CLEAR.write_text("5")  # forget the highest so far
-        before = _resident("VmRSS")
+        resident = _resident("VmRSS")
     except OSError:
         yield peak
         return
     yield peak
-    peak.mb = max(0.0, _resident("VmHWM") - before)
+    peak.mb = max(0.0, _resident("VmHWM") - resident)
 
 
 def _resident(field: str) -> float:

@@ -126,7 +126,7 @@ class Calcifications:
 
 @dataclass(frozen=True)
 class MetalStreaks:
-    """A metal disc and the streaks of its beam hardening: the back-projection of how much the detector reads too little.
+    """A metal disc and the streaks of its beam hardening: the back-projection of what the detector reads too little.
 
     A beam through metal hardens, so its line integral p is read as p - c p^2; what filtered back-projection makes of
     the square is added (De Man et al., IEEE TNS 1999). The mask is all that changes by ``visible_hu``

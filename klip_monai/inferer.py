@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -224,6 +225,27 @@ class KLIPInferer(Inferer):
         share = math.log(self.twin_sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
         levels = max(2, round(share * self.sampler_levels))
         return [float(s) for s in log_sigmas(levels, sigma_max=self.twin_sigma, sigma_min=self.sigma_min)]
+
+    def score_measurement(self, measurement: Measurement, network: Denoiser) -> tuple[torch.Tensor, torch.Tensor]:
+        """What calling the inferer gives, of slices that only a scanner has seen.
+
+        Args:
+            measurement: of B slices, in units of ``operator``.
+            network: the prior.
+
+        Returns:
+            Smoothed map, float32 (B, 1, H, W); and the posterior samples (B, S, H, W).
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.inference_mode():
+            maps, x0 = self.map_measurement(measurement, network, generator=generator)
+            return smooth(maps, sigma_px=self.smoothing_px), x0
+
+    def with_operator(self, operator: LinearOperator, *, noise: Noise) -> KLIPInferer:
+        """The same settings with another measurement, whose data it also makes."""
+        other = copy(self)
+        other.operator, other.noise, other.data_operator = operator, noise, None
+        return other
 
     def measure(self, images: torch.Tensor, *, generator: torch.Generator) -> Measurement:
         """Measure standard slices, float32 (B, 1, H, W), with noise, by ``data_operator`` if there is one."""

@@ -126,15 +126,17 @@ def score(
     seed: SeedOption = 0,
 ) -> None:
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
-    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
-
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
+    if sinogram is not None and (series_uid or operator or views or angle_range):
+        raise InputError(
+            "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range and "
+            "--series-uid"
+        )
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
+
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
-        if series_uid or operator or views or angle_range:
-            raise InputError("--sinogram: its geometry says how it was measured; leave out --operator, --views, "
-                             "--angle-range and --series-uid")
         overrides = _overrides(Operator.sparse_view, estimator=estimator, twins=twins, device=device)
         _score_sinogram(info, sinogram, geometry, output, seed=seed, **overrides)
         return
@@ -350,7 +352,7 @@ def _score_sinogram(
     from klip_monai.bundle import provenance, scoring_settings
     from klip_monai.io.atomic import check_writable
     from klip_monai.io.sinogram import read_sinogram
-    from klip_monai.sinogram_case import SinogramCase, measured_slice, save_sinogram_case, score_sinogram
+    from klip_monai.sinogram_case import CG_ITERATIONS, SinogramCase, measured_slice, save_sinogram_case, score_sinogram
 
     check_writable(output)
     raw = read_sinogram(sinogram, geometry)
@@ -360,8 +362,8 @@ def _score_sinogram(
         grid, inferer, network, device, weights = (
             parser.get_parsed_content(name) for name in ("grid", "inferer", "network", "device", "weights")
         )
-        measured = measured_slice(raw, grid, least_std=getattr(inferer.noise, "std", 0.0))
-        inferer = inferer.with_operator(measured.operator, noise=measured.noise)
+        measured = measured_slice(raw, grid)
+        inferer = inferer.with_operator(measured.operator, noise=measured.noise, cg_iterations=CG_ITERATIONS)
         bar.update(task, description="scoring")
         maps = score_sinogram(measured, network, inferer, device=device)
         settings = scoring_settings(weights, grid, inferer)

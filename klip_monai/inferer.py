@@ -241,10 +241,11 @@ class KLIPInferer(Inferer):
             maps, x0 = self.map_measurement(measurement, network, generator=generator)
             return smooth(maps, sigma_px=self.smoothing_px), x0
 
-    def with_operator(self, operator: LinearOperator, *, noise: Noise) -> KLIPInferer:
-        """The same settings with another measurement, whose data it also makes."""
+    def with_operator(self, operator: LinearOperator, *, noise: Noise, cg_iterations: int | None = None) -> KLIPInferer:
+        """The same settings with another measurement, whose data it also makes; None keeps the iterations."""
         other = copy(self)
         other.operator, other.noise, other.data_operator = operator, noise, None
+        other.cg_iterations = self.cg_iterations if cg_iterations is None else cg_iterations
         return other
 
     def measure(self, images: torch.Tensor, *, generator: torch.Generator) -> Measurement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,20 @@ from klip_monai.io.summary import write_summary
 from klip_monai.phantom import axial_affine
 from klip_monai.physics import (
     AttenuationScale,
+    FanBeam,
     GaussianNoise,
     Measurement,
     Noise,
+    ParallelBeam,
     PoissonNoise,
     Tomography,
     bounded_least_squares,
 )
 from klip_monai.prior import Denoiser
 from klip_monai.standard import PriorGrid, body_mask
+
+CG_ITERATIONS = 15
+"""Conjugate-gradient steps for raw data: many finely spaced rays need more than the few views that bundles simulate."""
 
 NO_REFERENCE = (
     "No ID reference: no healthy sinograms of this scanner have been scored, so the heat map is a KL density that is "
@@ -41,6 +47,8 @@ _ITERATIONS = 100  # of the least-squares image; more of them fit noise
 _SLICE_MM = 1.0  # thickness written to files: a sinogram has none
 _MAX_OUTSIDE = 0.05  # of the highest line integral, in rays that miss the slice
 _MAX_TRUNCATED = 0.1  # of it, at the ends of the detector
+_AIR = -0.9  # of images: clipped air is -1
+_MAX_DEVIATIONS = 1.5  # of the noise, between the posterior sample and the data
 _MAX_MISFIT = 0.05  # of the data, left unexplained by the least-squares image
 
 
@@ -49,13 +57,12 @@ class MeasuredSlice:
     """A sinogram in units that a prior's posterior can take.
 
     Attributes:
-        sinogram: as read.
+        sinogram: as read, perhaps with its detector elements averaged.
         operator: A of its geometry on the prior's pixels.
         scale: attenuation that image values stand for.
         noise: of the measurement.
         measurement: y (1, 1, views, detectors), of what lies within [-1, 1], and its standard deviation.
         image: least-squares image, float32 (1, 1, H, W), not below vacuum; values may lie outside of [-1, 1].
-        body: bool (1, 1, H, W), True inside of the object.
         misfit: part of the line integrals that `image` leaves unexplained, by root mean square.
         remarks: what a reader of the result has to know, in sentences.
     """
@@ -66,12 +73,11 @@ class MeasuredSlice:
     noise: Noise
     measurement: Measurement
     image: torch.Tensor
-    body: torch.Tensor
     misfit: float
     remarks: tuple[str, ...]
 
 
-def measured_slice(sinogram: Sinogram, grid: PriorGrid, *, least_std: float = 0.0) -> MeasuredSlice:
+def measured_slice(sinogram: Sinogram, grid: PriorGrid) -> MeasuredSlice:
     """Bring a sinogram to the units of a prior.
 
     A prior knows values within [-1, 1] only, the rays also crossed air and bone beyond them: -1000 HU is -5.2 in a
@@ -79,19 +85,22 @@ def measured_slice(sinogram: Sinogram, grid: PriorGrid, *, least_std: float = 0.
     the data, which are then those of the clipped slice. How well that works depends on how well the views show the
     outline of the object.
 
-    Without a number of photons the noise is taken for white. Its standard deviation is the larger of what second
+    Without a number of photons the noise is taken for white. Its standard deviation is the larger of what fourth
     differences along the detector say (median absolute deviation) and what the least-squares image leaves
-    unexplained, which contains the errors of the model.
+    unexplained, which contains the errors of the model. Detector elements much finer than the pixels are averaged.
 
     Args:
         sinogram: line integrals with their geometry.
         grid: slice format of the prior.
-        least_std: least standard deviation to assume where it is estimated, in units of y.
 
     Raises:
         InputError: an impossible geometry, an object that reaches beyond the slice, or nothing that attenuates.
     """
     geometry = sinogram.geometry(image_shape=grid.image_shape, pixel_mm=grid.pixel_mm)
+    factor = _binning(geometry)
+    if factor > 1:
+        sinogram = sinogram.binned(factor)
+        geometry = sinogram.geometry(image_shape=grid.image_shape, pixel_mm=grid.pixel_mm)
     operator, scale = Tomography(geometry), sinogram.scale(grid.hu_window)
     lines = torch.from_numpy(sinogram.line_integrals)[None, None]
     _check_field(lines, operator)
@@ -99,9 +108,7 @@ def measured_slice(sinogram: Sinogram, grid: PriorGrid, *, least_std: float = 0.
     image = bounded_least_squares(operator.A, operator.A_adjoint, y, low=scale.vacuum, iterations=_ITERATIONS)
     misfit = (operator.A(image) - y).square().mean().sqrt()
     y = y - operator.A(image - image.clamp(-1, 1))
-    # Half of the attenuation in the middle of the window parts tissue from air, and acrylic too.
-    body = body_mask(image, body_hu=-scale.middle / scale.slope / 2)
-    if not bool(body.any()):
+    if not bool(_object(image, scale).any()):
         raise InputError(
             f"sinogram: nothing in it attenuates more than {scale.middle / 2:.3g} per mm, expected an object; check "
             "pitch_mm and pixel_mm, or give the mu_window of the material"
@@ -111,11 +118,23 @@ def measured_slice(sinogram: Sinogram, grid: PriorGrid, *, least_std: float = 0.
         noise = PoissonNoise(sinogram.photons, scale)
         std: float | torch.Tensor = noise.std(lines, operator)
     else:
-        std = max(float(misfit), _white_noise(lines) * scale.unit(operator), least_std)
+        std = max(float(misfit), _white_noise(lines) * scale.unit(operator))
         noise = GaussianNoise(std)
     part = float(misfit / scale.unit(operator) / lines.square().mean().sqrt())
     remarks = tuple(_remarks(sinogram, operator, grid, misfit=part))
-    return MeasuredSlice(sinogram, operator, scale, noise, Measurement(y, std), image, body, part, remarks)
+    return MeasuredSlice(sinogram, operator, scale, noise, Measurement(y, std), image, part, remarks)
+
+
+def _binning(geometry: ParallelBeam | FanBeam) -> int:
+    """How many detector elements fit into a pixel's shadow, as far as that divides their number."""
+    magnification = 1 + geometry.detector_mm / geometry.source_mm if isinstance(geometry, FanBeam) else 1.0
+    fit = math.floor(geometry.pixel_mm * magnification / geometry.pitch_mm + 1e-6)
+    return max(n for n in range(1, max(fit, 1) + 1) if geometry.sinogram_shape[1] % n == 0)
+
+
+def _object(images: torch.Tensor, scale: AttenuationScale) -> torch.Tensor:
+    """The object in images (1, 1, H, W), bool; half of the attenuation of the window's middle parts it from air."""
+    return body_mask(images, body_hu=max(scale.vacuum / 2, _AIR))
 
 
 def _check_field(lines: torch.Tensor, operator: Tomography) -> None:
@@ -126,15 +145,17 @@ def _check_field(lines: torch.Tensor, operator: Tomography) -> None:
         pixel, (height, width) = operator.geometry.pixel_mm, operator.image_shape
         raise InputError(
             f"pixel_mm: got a slice of {height * pixel:g} x {width * pixel:g} mm whose outside attenuates (rays that "
-            f"miss it have {outside:.0%} of the highest line integral), expected the whole object within; give a larger "
-            "pixel_mm in the geometry, or check source_mm, detector_mm and pitch_mm"
+            f"miss it have {outside:.0%} of the highest line integral), expected the whole object within; give a "
+            "larger pixel_mm in the geometry, or check source_mm, detector_mm and pitch_mm"
         )
 
 
 def _white_noise(lines: torch.Tensor) -> float:
-    """Standard deviation of white noise along the detector, in line integrals; 0 for fewer than three elements."""
-    second = lines[..., 2:] - 2 * lines[..., 1:-1] + lines[..., :-2]
-    return float(second.abs().median()) / 0.6745 / 6**0.5 if second.numel() else 0.0
+    """Standard deviation of white noise along the detector, in line integrals; 0 for fewer than five elements."""
+    if lines.shape[-1] < 5:
+        return 0.0
+    fourth = torch.diff(lines, n=4)  # 1 -4 6 -4 1, whose squares add up to 70
+    return float(fourth.abs().median()) / 0.6745 / 70**0.5
 
 
 def _remarks(sinogram: Sinogram, operator: Tomography, grid: PriorGrid, *, misfit: float) -> list[str]:
@@ -196,8 +217,9 @@ def score_sinogram(
     y, std = measured.measurement.y.to(device), measured.measurement.std
     std = std.to(device) if isinstance(std, torch.Tensor) else std
     heatmap, samples = inferer.score_measurement(Measurement(y, std), network)
-    heatmap = heatmap.cpu() * measured.body
-    return samples[0, 0].clamp(-1, 1).cpu().numpy(), heatmap[0, 0].numpy()
+    sample = samples[0, :1].clamp(-1, 1).cpu()
+    heatmap = heatmap.cpu() * _object(sample[None], measured.scale)
+    return sample[0].numpy(), heatmap[0, 0].numpy()
 
 
 def save_sinogram_case(case: SinogramCase, output_dir: str | Path) -> dict[str, Any]:
@@ -224,7 +246,9 @@ def save_sinogram_case(case: SinogramCase, output_dir: str | Path) -> dict[str, 
     values, unit = _physical(case)
     with publish(output_dir, last=names["summary"]) as staging:
         write_reconstruction(staging / names["reconstruction"], values.T[..., None], affine, unit=unit)
-        write_heatmap(staging / names["heatmap"], case.heatmap.T[..., None], affine, description="KL density, nats/pixel")
+        write_heatmap(
+            staging / names["heatmap"], case.heatmap.T[..., None], affine, description="KL density, nats/pixel"
+        )
         write_sinogram_preview(
             staging / names["preview"],
             case.measured.sinogram.line_integrals,
@@ -258,6 +282,7 @@ def _physical(case: SinogramCase) -> tuple[NDArray[np.float32], str]:
 def _summarize(case: SinogramCase) -> dict[str, Any]:
     measured = case.measured
     sinogram, std = measured.sinogram, measured.measurement.std
+    sample_misfit, deviations = _misfit(case)
     row, column = (int(i) for i in np.unravel_index(int(case.heatmap.argmax()), case.heatmap.shape))
     return {
         "notice": NOTICE,
@@ -270,7 +295,7 @@ def _summarize(case: SinogramCase) -> dict[str, Any]:
             "attenuation": measured.scale.describe(),
             "noise": measured.noise.describe(),
             "noise_std": float(torch.as_tensor(std).mean() / measured.scale.unit(measured.operator)),
-            "misfit": measured.misfit,
+            "misfit": {"least_squares": measured.misfit, "posterior_sample": sample_misfit},
         },
         "affine_ras_mm": _affine(case).tolist(),
         "reconstruction_unit": _physical(case)[1],
@@ -279,18 +304,38 @@ def _summarize(case: SinogramCase) -> dict[str, Any]:
         "worst": {"voxel": [column, row, 0], "ras_mm": (_affine(case) @ [column, row, 0, 1])[:3].tolist()},
         "p_value": None,
         "thresholds": None,
-        "remarks": list(measured.remarks),
+        "remarks": [*measured.remarks, *_sample_remarks(deviations)],
         "provenance": dict(case.provenance),
         "versions": versions(),
     }
+
+
+def _misfit(case: SinogramCase) -> tuple[float, float]:
+    """What the reconstruction leaves unexplained: as a part of the line integrals, and in standard deviations."""
+    measured = case.measured
+    y, std = measured.measurement.y, torch.as_tensor(measured.measurement.std)
+    residual = measured.operator.A(torch.from_numpy(case.reconstruction)[None, None]) - y
+    lines = torch.from_numpy(measured.sinogram.line_integrals).square().mean().sqrt()
+    part = residual.square().mean().sqrt() / measured.scale.unit(measured.operator) / lines
+    return float(part), float((residual / std).square().mean().sqrt())
+
+
+def _sample_remarks(deviations: float) -> list[str]:
+    if deviations <= _MAX_DEVIATIONS:
+        return []
+    return [
+        f"The posterior sample lies {deviations:.1f} standard deviations of the noise off the data (about 1 is right): "
+        "the prior cannot make this object."
+    ]
 
 
 def _headlines(summary: Mapping[str, Any]) -> Sequence[str]:
     source, provenance = summary["source"], summary["provenance"]
     return [
         f"Highest KL density {summary['slice_score']:.3g} {_UNIT}",
-        f"Noise {source['noise_std']:.2g} in line integrals up to {source['line_integrals'][1]:.3g}; "
-        f"{source['misfit']:.1%} of the data left unexplained by least squares",
+        f"Noise {source['noise_std']:.2g} in line integrals up to {source['line_integrals'][1]:.3g}; unexplained by "
+        f"least squares {source['misfit']['least_squares']:.1%}, by the posterior sample "
+        f"{source['misfit']['posterior_sample']:.1%}",
         f"Prior {provenance['bundle']} {provenance['bundle_version']}",
         *summary["remarks"],
     ]

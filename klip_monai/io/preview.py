@@ -116,8 +116,8 @@ def write_sinogram_preview(
         The path written.
     """
     path = Path(path)
-    figure = Figure(figsize=(16.0, 6.8), dpi=_DPI, facecolor=_BACKGROUND)
-    figure.text(0.02, 0.945, textwrap.shorten(title, 100), color=_TEXT, fontsize=19, weight="bold", va="center")
+    figure = Figure(figsize=(16.0, 7.2), dpi=_DPI, facecolor=_BACKGROUND)
+    figure.text(0.02, 0.955, textwrap.shorten(title, 100), color=_TEXT, fontsize=19, weight="bold", va="center")
     figure.text(0.5, 0.028, _DISCLAIMER, color="#ffb74d", fontsize=11.5, ha="center", va="center")
     slices: tuple[tuple[str, npt.NDArray[Any]], ...] = (
         ("least squares", least_squares),
@@ -125,7 +125,7 @@ def write_sinogram_preview(
         ("KL density over it", reconstruction),
     )
     axes = _wide_panel(figure, 0, f"sinogram, {sinogram.shape[0]} views x {sinogram.shape[1]} detectors")
-    axes.imshow(sinogram, cmap="gray", aspect="auto", interpolation="nearest")
+    axes.imshow(sinogram, cmap="gray", aspect="auto", interpolation="bicubic")
     for column, (name, picture) in enumerate(slices, start=1):
         axes = _wide_panel(figure, column, name)
         height, width = (size * pixel_mm for size in picture.shape)
@@ -134,8 +134,8 @@ def write_sinogram_preview(
         if column == 3:
             colours = Normalize(0.0, max(float(heatmap.max()), 1e-12), clip=True)
             axes.imshow(_overlay(heatmap, colours), extent=extent, interpolation="bilinear")
-            _draw_bar(figure.add_axes((0.7585, 0.285, 0.2265, 0.022)), colours)
-            figure.text(0.7585, 0.325, "nats per pixel", color=_TEXT, fontsize=10.5, va="center")
+            _draw_bar(figure.add_axes((0.7635, 0.282, 0.212, 0.02)), colours)
+            figure.text(0.7585, 0.322, "nats per pixel", color=_TEXT, fontsize=10.5, va="center")
         bar_mm = 10.0 ** math.floor(math.log10(width / 3))
         axes.plot([0.04 * width, 0.04 * width + bar_mm], [0.96 * height] * 2, color=_TEXT, linewidth=2.5)
         axes.text(
@@ -143,7 +143,7 @@ def write_sinogram_preview(
         )
         axes.set_xlim(0.0, width)
         axes.set_ylim(height, 0.0)
-    wrapped = [part for line in lines for part in textwrap.wrap(line, 105, subsequent_indent="   ")]
+    wrapped = [part for line in lines for part in textwrap.wrap(line, 140, subsequent_indent="   ")]
     pitch = min(0.031, 0.24 / max(len(wrapped), 1))
     for number, line in enumerate(wrapped):
         figure.text(0.02, 0.315 - number * pitch, line, color=_TEXT, fontsize=11, va="center")
@@ -154,7 +154,7 @@ def write_sinogram_preview(
 def _wide_panel(figure: Figure, column: int, name: str) -> Axes:
     """One of four black cells side by side, named above."""
     left = 0.02 + 0.2462 * column
-    axes = figure.add_axes((left, 0.36, 0.2265, 0.533))
+    axes = figure.add_axes((left, 0.36, 0.2265, 0.503))
     axes.set_facecolor(_PANEL)
     axes.set_xticks([])
     axes.set_yticks([])

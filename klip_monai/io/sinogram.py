@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,23 @@ class Sinogram:
             pixel_mm = self.field_mm / min(image_shape)
         kind = FanBeam if "source_mm" in self.acquisition else ParallelBeam
         return kind(image_shape=image_shape, pixel_mm=self.pixel_mm or pixel_mm, **self.acquisition)
+
+    def binned(self, factor: int) -> Sinogram:
+        """Neighbouring detector elements averaged, `factor` at a time; it must divide their number."""
+        views, detectors = self.line_integrals.shape
+        if factor < 1 or detectors % factor:
+            raise InputError(f"factor: got {factor}, expected a divisor of {detectors} detector elements")
+        acquisition = {
+            **self.acquisition,
+            "detectors": detectors // factor,
+            "detector_pitch_mm": self.acquisition["detector_pitch_mm"] * factor,
+        }
+        return replace(
+            self,
+            line_integrals=self.line_integrals.reshape(views, -1, factor).mean(axis=2),
+            acquisition=acquisition,
+            photons=None if self.photons is None else self.photons * factor,
+        )
 
     def scale(self, hu_window: tuple[float, float]) -> AttenuationScale:
         """What image values attenuate: as the sinogram asks, else by the HU window of the prior."""
@@ -159,7 +176,9 @@ def _read_geometry(geometry: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     known = {*_OPTIONAL, *_NEEDED["fan"]}
     unknown = sorted(set(geometry) - known)
     if unknown:
-        raise InputError(f"geometry: got unknown fields {', '.join(unknown)}, expected some of {', '.join(sorted(known))}")
+        raise InputError(
+            f"geometry: got unknown fields {', '.join(unknown)}, expected some of {', '.join(sorted(known))}"
+        )
     return dict(geometry)
 
 
@@ -172,7 +191,9 @@ def _helsinki(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
         wanted = [*_HELSINKI.values(), "distanceSourceDetector", "effectivePixelSizePost"]
         missing = [name for name in wanted if f"{parameters}/{name}" not in arrays]
         if missing:
-            raise InputError(f"{struct}: got no parameters {', '.join(missing)}, expected them in the file; download it again")
+            raise InputError(
+                f"{struct}: got no parameters {', '.join(missing)}, expected them in the file; download it again"
+            )
         values = {name: np.asarray(arrays[f"{parameters}/{name}"], np.float64).ravel() for name in wanted}
         single = {name: float(value[0]) for name, value in values.items() if value.size}
         fields: dict[str, Any] = {ours: single[theirs] for ours, theirs in _HELSINKI.items()}
@@ -197,11 +218,13 @@ def _pick(arrays: Mapping[str, npt.NDArray[Any]], name: str | None, path: Path) 
     if len(chosen) != 1:
         found = ", ".join(f"{key} {value.shape}" for key, value in sorted(arrays.items())) or "nothing"
         raise InputError(
-            f"{path.name}: got {found}, expected one array (views, detectors); name it by \"dataset\" in the geometry"
+            f'{path.name}: got {found}, expected one array (views, detectors); name it by "dataset" in the geometry'
         )
     values = arrays[chosen[0]]
     if values.ndim != 2:
-        raise InputError(f"{path.name}: got shape {values.shape} of {chosen[0]}, expected (views, detectors) of one slice")
+        raise InputError(
+            f"{path.name}: got shape {values.shape} of {chosen[0]}, expected (views, detectors) of one slice"
+        )
     return values
 
 
@@ -212,7 +235,9 @@ def _acquisition(fields: dict[str, Any], shape: tuple[int, ...]) -> dict[str, An
         raise InputError(f"kind: got {kind!r}, expected one of {', '.join(_NEEDED)}")
     missing = [name for name in _NEEDED[kind] if name not in fields]
     if missing:
-        raise InputError(f"geometry: got no {', '.join(missing)}, expected {', '.join(_NEEDED[kind])} for kind {kind!r}")
+        raise InputError(
+            f"geometry: got no {', '.join(missing)}, expected {', '.join(_NEEDED[kind])} for kind {kind!r}"
+        )
     foreign = [name for name in ("source_mm", "detector_mm") if kind == "parallel" and name in fields]
     if foreign:
         raise InputError(f"geometry: got {', '.join(foreign)} for kind 'parallel', expected them for 'fan' only")

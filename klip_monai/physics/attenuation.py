@@ -18,7 +18,7 @@ MU_WATER = 0.0193
 class AttenuationScale:
     """The affine map between image values in [-1, 1] and linear attenuation: -1 is `low`, +1 is `high`.
 
-    With mu = middle + slope x and A = scale * A_raw, line integrals p = A_raw mu (no unit) and measurements y = A x obey
+    With mu = middle + slope x and A = scale * A_raw, line integrals p = A_raw mu (no unit) and y = A x obey
 
         p = (slope y + middle A 1) / scale
 

@@ -134,8 +134,8 @@ class ParallelBeam(_Acquisition):
         detectors: number of detector elements. None: enough to cover the image diagonal, rounded up to the parity of W
             so that axis-aligned rays run through pixel centres when the pitch is the pixel size.
         detector_pitch_mm: distance of neighbouring detector elements in mm. None: `pixel_mm`.
-        view_angles: angle of each view in degrees, in any order. `views`, `start_angle` and `angle_range` then are their
-            number, the smallest, and the distance from it to the largest. None: evenly spaced views.
+        view_angles: angle of each view in degrees, in any order. `views`, `start_angle` and `angle_range` then are
+            their number, the smallest, and the distance from it to the largest. None: evenly spaced views.
         detector_offset_mm: how far the detector's centre lies from the rotation axis' shadow, mm along +u.
 
     Raises:

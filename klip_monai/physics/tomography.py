@@ -141,8 +141,8 @@ class Tomography(LinearOperator):
     ) -> torch.Tensor:
         """Reconstruct images by regularised least squares or, of parallel beams, by filtered back-projection.
 
-        Filtered back-projection needs evenly spaced views (no `view_angles`). It takes each angle (modulo 180 degrees) once, so values are right from 180 degrees up;
-        with a limited angle what lies in the missing wedge is missing.
+        Filtered back-projection needs evenly spaced views (no `view_angles`). It takes each angle (modulo 180 degrees)
+        once, so values are right from 180 degrees up; with a limited angle what lies in the missing wedge is missing.
 
         Args:
             y: measurements, shape (B, 1, views, detectors), float32 or float64.

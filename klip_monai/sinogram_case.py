@@ -48,7 +48,7 @@ _SLICE_MM = 1.0  # thickness written to files: a sinogram has none
 _MAX_OUTSIDE = 0.05  # of the highest line integral, in rays that miss the slice
 _MAX_TRUNCATED = 0.1  # of it, at the ends of the detector
 _AIR = -0.9  # of images: clipped air is -1
-_MAX_DEVIATIONS = 1.5  # of the noise, between the posterior sample and the data
+_MAX_DEVIATIONS = 2.0  # of the noise, between the posterior sample and the data
 _MAX_MISFIT = 0.05  # of the data, left unexplained by the least-squares image
 
 
@@ -325,7 +325,7 @@ def _sample_remarks(deviations: float) -> list[str]:
         return []
     return [
         f"The posterior sample lies {deviations:.1f} standard deviations of the noise off the data (about 1 is right): "
-        "the prior cannot make this object."
+        "the noise is understated, or the prior cannot make this object."
     ]
 
 

@@ -112,8 +112,13 @@ def summarize(case: Case) -> dict[str, Any]:
         },
         "remarks": remarks(values.shape[2], reference),
         "provenance": dict(case.provenance),
-        "versions": {"klip_monai": __version__} | {n: importlib.metadata.version(n) for n in _LIBRARIES},
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Versions of this package and of the libraries that a result depends on, by name."""
+    return {"klip_monai": __version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def _unit(provenance: Mapping[str, Any]) -> tuple[str, str]:

@@ -105,8 +105,16 @@ def _options(
 
 @app.command()
 def score(
-    path: Annotated[Path, typer.Argument(metavar="INPUT", help="DICOM folder, or NIfTI, NRRD or MetaImage file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
+    path: Annotated[
+        Path | None, typer.Argument(metavar="INPUT", help="DICOM folder, or NIfTI, NRRD or MetaImage file.")
+    ] = None,
+    sinogram: Annotated[
+        Path | None, typer.Option(help="Instead of INPUT: raw line integrals, .npy, .npz, .mat, .h5 or .hdf5.")
+    ] = None,
+    geometry: Annotated[
+        Path | None, typer.Option(help="JSON that says how the sinogram was measured, unless its file does.")
+    ] = None,
     bundle: BundleOption = None,
     operator: OperatorOption = None,
     views: ViewsOption = None,
@@ -117,10 +125,22 @@ def score(
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
-    """Score one CT series and write overlays on its own voxel grid."""
+    """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
+    if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
+        raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
+    if sinogram is not None and (series_uid or operator or views or angle_range):
+        raise InputError(
+            "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range and "
+            "--series-uid"
+        )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
+    if sinogram is not None:
+        overrides = _overrides(Operator.sparse_view, estimator=estimator, twins=twins, device=device)
+        _score_sinogram(info, sinogram, geometry, output, seed=seed, **overrides)
+        return
+    assert path is not None
     overrides = _overrides(operator, views, angle_range, estimator, twins, device)
     with _progress() as bar:
         task = bar.add_task("reading", total=None)
@@ -361,6 +381,39 @@ def _open(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
         )
     workflow.initialize()
     return workflow
+
+
+def _score_sinogram(
+    info: BundleInfo, sinogram: Path, geometry: Path | None, output: Path, *, seed: int, **overrides: Any
+) -> None:
+    from klip_monai.bundle import provenance, scoring_settings
+    from klip_monai.io.atomic import check_writable
+    from klip_monai.io.sinogram import read_sinogram
+    from klip_monai.sinogram_case import CG_ITERATIONS, SinogramCase, measured_slice, save_sinogram_case, score_sinogram
+
+    check_writable(output)
+    raw = read_sinogram(sinogram, geometry)
+    with _progress() as bar:
+        task = bar.add_task("reading", total=None)
+        parser = _open(info, seed=seed, **overrides).parser
+        grid, inferer, network, device, weights = (
+            parser.get_parsed_content(name) for name in ("grid", "inferer", "network", "device", "weights")
+        )
+        measured = measured_slice(raw, grid)
+        inferer = inferer.with_operator(measured.operator, noise=measured.noise, cg_iterations=CG_ITERATIONS)
+        bar.update(task, description="scoring")
+        maps = score_sinogram(measured, network, inferer, device=device)
+        settings = scoring_settings(weights, grid, inferer)
+        origin = provenance(info.root, settings, seed=seed, device=device)
+        summary = save_sinogram_case(SinogramCase(measured, *maps, origin), output)
+    rows = Table.grid(padding=(0, 2))
+    rows.add_row("prior", f"{origin['bundle']} {origin['bundle_version']}. {origin['intended_use']}")
+    rows.add_row("slice score", f"{summary['slice_score']:.3g} {summary['unit']}")
+    for remark in summary["remarks"]:
+        rows.add_row("", f"[yellow]{escape(remark)}[/yellow]")
+    for kind, file in summary["files"].items():
+        rows.add_row(kind, escape(str(file)))
+    out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
 
 
 def _progress() -> Progress:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import asdict
 from typing import Any, Literal
 
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from klip_monai.physics import LinearOperator
+from klip_monai.physics import GaussianNoise, LinearOperator, Measurement, Noise
 from klip_monai.prior import Denoiser, log_sigmas
 from klip_monai.sampling import (
     Callback,
@@ -45,7 +47,10 @@ class KLIPInferer(Inferer):
         sigma_max: the sampler starts from the least-squares image plus noise of this level.
         sigma_min: lowest noise level of the sampler.
         churn: fresh noise in the sampler, 0 (DDIM) to 1 (ancestral).
-        noise_std: standard deviation sy of the measurement noise e, in units of y (A has unit spectral norm).
+        noise_std: standard deviation sy of the measurement noise e, in units of y (A has unit spectral norm); white.
+        noise: other noise instead, such as :class:`klip_monai.physics.PoissonNoise`.
+        data_operator: makes the data in place of ``operator``, which still reconstructs them (a mismatch, as real
+            scanners have): same slices and shape of y, and the same physical units before scaling. None: ``operator``.
         data_std: standard deviation s assumed by the posterior denoiser.
         cg_iterations: conjugate-gradient steps per posterior denoising.
         lowpass_px: restricts the density to structures wider than this Gaussian, in pixels of the prior's grid (see
@@ -77,6 +82,8 @@ class KLIPInferer(Inferer):
         sigma_min: float = 0.02,
         churn: float = 1.0,
         noise_std: float = 0.003,
+        noise: Noise | None = None,
+        data_operator: LinearOperator | None = None,
         data_std: float = 0.5,
         cg_iterations: int = 5,
         lowpass_px: float = 1.0,
@@ -101,7 +108,13 @@ class KLIPInferer(Inferer):
         self.window = Window(*window) if window is not None else Window(sigma_max, sigma_min)
         self.window_levels, self.draws, self.samples = window_levels, draws, samples
         self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
-        self.noise_std, self.data_std, self.cg_iterations = noise_std, data_std, cg_iterations
+        self.noise: Noise = GaussianNoise(noise_std) if noise is None else noise
+        self.data_operator = data_operator
+        if data_operator is not None:
+            shapes = [(one.image_shape, one.range_shape) for one in (data_operator, operator)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(f"data_operator: got slices and measurements {shapes[0]}, expected {shapes[1]}")
+        self.data_std, self.cg_iterations = data_std, cg_iterations
         if twins < 0 or not sigma_min < twin_sigma:
             raise ValueError(
                 f"twins, twin_sigma: got {twins} and {twin_sigma}, expected 0 or more and a level above {sigma_min}"
@@ -120,11 +133,13 @@ class KLIPInferer(Inferer):
     def describe(self) -> dict[str, Any]:
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
         names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
-        names += ["noise_std", "data_std", "cg_iterations", "lowpass_px", "smoothing_px"]
+        names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px"]
         names += ["window_levels", "draws"] if self.estimator == "renoised" else []
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
-        window = {"high": self.window.high, "low": self.window.low}
-        return {"operator": self.operator.describe(), "window": window} | {name: getattr(self, name) for name in names}
+        described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
+        if self.data_operator is not None:
+            described["data_operator"] = self.data_operator.describe()
+        return described | {name: getattr(self, name) for name in names}
 
     def __call__(self, inputs: torch.Tensor, network: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Map the KL density.
@@ -173,13 +188,28 @@ class KLIPInferer(Inferer):
         Returns:
             Float32 (B, 1, H, W).
         """
-        density, x0 = self.density(images, network, generator=generator)
+        return self.map_measurement(self.measure(images, generator=generator), network, generator=generator)[0]
+
+    def map_measurement(
+        self, measurement: Measurement, network: Denoiser, *, generator: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Like :meth:`map`, of slices that only a scanner has seen.
+
+        Args:
+            measurement: of B slices, in units of ``operator``; its own noise counts. Twins get the inferer's.
+            network: the prior.
+            generator: source of all randomness.
+
+        Returns:
+            Float32 (B, 1, H, W); and the posterior samples (B, S, H, W).
+        """
+        density, x0 = self.density_of_measurement(measurement, network, generator=generator)
         if not self.twins:
-            return density
+            return density, x0
         twins = [
             self.density(twin, network, generator=generator)[0] for twin in self._make_twins(x0, network, generator)
         ]
-        return over_twins(density, torch.cat(twins, dim=1), smoothing_px=self.twin_smoothing_px)
+        return over_twins(density, torch.cat(twins, dim=1), smoothing_px=self.twin_smoothing_px), x0
 
     def _make_twins(self, x0: torch.Tensor, network: Denoiser, generator: torch.Generator) -> Iterator[torch.Tensor]:
         """In-distribution look-alikes of posterior samples (B, S, H, W), one batch (B, 1, H, W) after the other."""
@@ -196,13 +226,55 @@ class KLIPInferer(Inferer):
         levels = max(2, round(share * self.sampler_levels))
         return [float(s) for s in log_sigmas(levels, sigma_max=self.twin_sigma, sigma_min=self.sigma_min)]
 
+    def score_measurement(self, measurement: Measurement, network: Denoiser) -> tuple[torch.Tensor, torch.Tensor]:
+        """What calling the inferer gives, of slices that only a scanner has seen.
+
+        Args:
+            measurement: of B slices, in units of ``operator``.
+            network: the prior.
+
+        Returns:
+            Smoothed map, float32 (B, 1, H, W); and the posterior samples (B, S, H, W).
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        with torch.inference_mode():
+            maps, x0 = self.map_measurement(measurement, network, generator=generator)
+            return smooth(maps, sigma_px=self.smoothing_px), x0
+
+    def with_operator(self, operator: LinearOperator, *, noise: Noise, cg_iterations: int | None = None) -> KLIPInferer:
+        """The same settings with another measurement, whose data it also makes; None keeps the iterations."""
+        other = copy(self)
+        other.operator, other.noise, other.data_operator = operator, noise, None
+        other.cg_iterations = self.cg_iterations if cg_iterations is None else cg_iterations
+        return other
+
+    def measure(self, images: torch.Tensor, *, generator: torch.Generator) -> Measurement:
+        """Measure standard slices, float32 (B, 1, H, W), with noise, by ``data_operator`` if there is one."""
+        if self.data_operator is None:
+            y = self.operator.A(images)
+        else:
+            y = self.data_operator.A(images) * (self.operator.scale / self.data_operator.scale)
+        return self.noise.apply(y, images=images, operator=self.operator, generator=generator)
+
     def density(
         self, images: torch.Tensor, network: Denoiser, *, generator: torch.Generator, tap: Callback | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL density of one batch, before smoothing.
+        """KL density of one batch of slices, float32 (B, 1, H, W); the rest as :meth:`density_of_measurement`."""
+        measurement = self.measure(images, generator=generator)
+        return self.density_of_measurement(measurement, network, generator=generator, tap=tap)
+
+    def density_of_measurement(
+        self,
+        measurement: Measurement,
+        network: Denoiser,
+        *,
+        generator: torch.Generator,
+        tap: Callback | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """KL density of B slices that were measured, before smoothing.
 
         Args:
-            images: standard slices, float32 (B, 1, H, W).
+            measurement: y (B, *range_shape), in units of ``operator``, and the standard deviation of its noise.
             network: the prior.
             generator: source of all randomness.
             tap: additionally receives every step that the estimator uses (slices x samples as the batch).
@@ -210,13 +282,14 @@ class KLIPInferer(Inferer):
         Returns:
             Density, float32 (B, 1, H, W), nats per pixel, mean over samples; and the posterior samples (B, S, H, W).
         """
-        y = self.operator.A(images)
-        y = (y + self.noise_std * standard_normal(y, generator)).repeat_interleave(self.samples, dim=0)
+        y, std = measurement.y.repeat_interleave(self.samples, dim=0), measurement.std
+        if isinstance(std, torch.Tensor):
+            std = std.expand_as(measurement.y).repeat_interleave(self.samples, dim=0)
         posterior = ConjugateGradientPosterior(
             network,
             self.operator,
             y,
-            noise_std=self.noise_std,
+            noise_std=std,
             data_std=self.data_std,
             iterations=self.cg_iterations,
         )
@@ -239,5 +312,5 @@ class KLIPInferer(Inferer):
             for _ in range(self.draws):
                 renoise(posterior, x0, sigmas=levels, generator=generator, callback=report)
         density = accumulator.density(draws=self.draws if renoised else 1)
-        shape = (len(images), self.samples)
+        shape = (len(measurement.y), self.samples)
         return density.unflatten(0, shape).mean(dim=1), x0.unflatten(0, shape)[:, :, 0]

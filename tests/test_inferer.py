@@ -9,7 +9,15 @@ import torch
 from monai.data import MetaTensor
 
 from klip_monai.inferer import KLIPInferer
-from klip_monai.physics import Identity, ParallelBeam, Tomography
+from klip_monai.physics import (
+    AttenuationScale,
+    FinerGrid,
+    Identity,
+    Measurement,
+    ParallelBeam,
+    PoissonNoise,
+    Tomography,
+)
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.sampling import Step
 from klip_monai.scoring import smooth
@@ -276,3 +284,60 @@ def test_twins_are_counted_in_passes_and_settings_only_where_there_are_any():
     assert twinned.passes == 3 * plain.passes + 2 * levels
     with pytest.raises(ValueError, match="twins, twin_sigma: got -1"):
         KLIPInferer(operator, twins=-1)
+
+
+@pytest.mark.parametrize("noise", [None, PoissonNoise(1e4, AttenuationScale.from_hu((-160, 240)))])
+@pytest.mark.parametrize("twins", [0, 1])
+def test_scoring_slices_is_scoring_their_measurement(noise, twins):
+    one, images, prior = inferer(noise=noise, twins=twins, samples=2), slices(2), GaussianDenoiser(std=0.5)
+    generator = torch.Generator().manual_seed(one.seed)
+    measurement = one.measure(images, generator=generator)
+    maps, samples = one.map_measurement(measurement, prior, generator=generator)
+    torch.testing.assert_close(smooth(maps, sigma_px=one.smoothing_px), one(images, prior))
+    assert samples.shape == (2, 2, *SHAPE)
+
+
+def test_a_measurement_scores_the_same_each_time_and_by_itself():
+    one, prior = inferer(), GaussianDenoiser(std=0.5)
+    y = OPERATOR.A(slices(1))
+    first, second = (one.score_measurement(Measurement(y, 0.01), prior)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    less_sure = one.score_measurement(Measurement(y, torch.full_like(y, 0.5)), prior)[0]
+    assert float(less_sure.mean()) < 0.5 * float(first.mean())
+
+
+def test_data_of_the_same_operator_are_the_same():
+    one, other = inferer(), inferer(data_operator=Tomography(OPERATOR.geometry))
+    images = slices(2)
+    y, same = (i.measure(images, generator=torch.Generator().manual_seed(0)).y for i in (one, other))
+    assert torch.equal(y, same)
+
+
+@pytest.mark.parametrize(
+    "data_operator",
+    [Tomography(OPERATOR.geometry, kernel="strip"), FinerGrid(OPERATOR.geometry)],
+    ids=["kernel", "grid"],
+)
+def test_data_of_another_discretisation_are_nearly_the_same_and_say_so(data_operator):
+    one, other = inferer(), inferer(data_operator=data_operator)
+    images = smooth(slices(2), sigma_px=2.0)
+    y, mismatched = (i.measure(images, generator=torch.Generator().manual_seed(0)).y for i in (one, other))
+    assert 1e-4 < float((y - mismatched).norm() / y.norm()) < 0.05
+    assert "data_operator" not in one.describe()
+    assert other.describe()["data_operator"] == data_operator.describe()
+
+
+def test_data_of_other_rays_are_refused():
+    other = Tomography(ParallelBeam(image_shape=SHAPE, pixel_mm=3.0, views=13))
+    with pytest.raises(ValueError, match="data_operator: got slices and measurements"):
+        inferer(data_operator=other)
+
+
+def test_photons_take_the_place_of_white_noise_in_the_description():
+    noise = PoissonNoise(1e4, AttenuationScale.from_hu((-160, 240)))
+    assert "noise_std" not in inferer(noise=noise).describe()
+    assert inferer(noise=noise).describe()["noise"]["photons"] == 1e4
+    assert inferer().describe()["noise_std"] == 0.003
+    assert "noise" not in inferer().describe()
+    moved = inferer(twins=1).with_operator(Identity(SHAPE), noise=noise)
+    assert moved.describe() == inferer(operator=Identity(SHAPE), twins=1, noise=noise).describe()

@@ -211,8 +211,7 @@ def reconstructions(
     """
     generator = torch.Generator().manual_seed(seed)
     operator = inferer.operator
-    y = operator.A(images)
-    y = y + inferer.noise_std * torch.randn(y.shape, generator=generator)
+    y = inferer.measure(images, generator=generator).y
     with torch.inference_mode():
         _, x0 = inferer.density(images, network, generator=generator)
         fbp = operator.A_dagger(y, method="fbp", window="hann")  # type: ignore[call-arg]

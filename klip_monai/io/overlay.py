@@ -23,7 +23,11 @@ _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_heatmap(
-    path: str | Path, heatmap: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor
+    path: str | Path,
+    heatmap: npt.ArrayLike | torch.Tensor,
+    affine: npt.ArrayLike | torch.Tensor,
+    *,
+    description: str = "calibrated KL density, nats/pixel",
 ) -> Path:
     """Write the heat map on the source grid as float32 NIfTI.
 
@@ -31,6 +35,7 @@ def write_heatmap(
         path: file to write, ending in `.nii.gz`.
         heatmap: (X, Y, Z), nats per pixel, finite everywhere.
         affine: (4, 4) voxel-to-RAS matrix in mm of the source series.
+        description: of the values, ASCII, at most 79 characters; for the file's header.
 
     Returns:
         The path written. The same input gives the same bytes.
@@ -38,9 +43,22 @@ def write_heatmap(
     Raises:
         InputError: a wrong suffix, shape, affine, or a voxel that is not finite.
     """
-    return _write_nifti(
-        path, as_finite_volume("heatmap", heatmap), as_affine(affine), description="calibrated KL density, nats/pixel"
-    )
+    return _write_nifti(path, as_finite_volume("heatmap", heatmap), as_affine(affine), description=description)
+
+
+def write_reconstruction(
+    path: str | Path, values: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor, *, unit: str
+) -> Path:
+    """Write what was reconstructed from raw data as float32 NIfTI; all else as :func:`write_heatmap`.
+
+    Args:
+        path: file to write, ending in `.nii.gz`.
+        values: (X, Y, Z), finite everywhere.
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+        unit: of the values, ASCII.
+    """
+    voxels = as_finite_volume("values", values)
+    return _write_nifti(path, voxels, as_affine(affine), description=f"posterior sample, {unit}")
 
 
 def write_labels(path: str | Path, labels: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,83 @@ def write_preview(
     _draw_side(figure, colours, thresholds, unit, summary)
     FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
     return path
+
+
+def write_sinogram_preview(
+    path: str | Path,
+    sinogram: npt.NDArray[Any],
+    *,
+    least_squares: npt.NDArray[Any],
+    reconstruction: npt.NDArray[Any],
+    heatmap: npt.NDArray[Any],
+    pixel_mm: float,
+    title: str,
+    lines: Sequence[str],
+) -> Path:
+    """Draw a raw sinogram, the slice by least squares and by the prior, and the heat map over the latter.
+
+    Colours span the heat map's own range, as no healthy scans say what a fixed scale should be.
+
+    Args:
+        path: PNG file to write.
+        sinogram: (views, detectors), line integrals.
+        least_squares: (H, W), shown from -1 to 1.
+        reconstruction: (H, W), posterior sample in [-1, 1].
+        heatmap: (H, W), nats per pixel, not negative.
+        pixel_mm: side of a pixel of the slices, mm.
+        title: heading; must not identify the patient.
+        lines: short statements below the pictures.
+
+    Returns:
+        The path written.
+    """
+    path = Path(path)
+    figure = Figure(figsize=(16.0, 7.2), dpi=_DPI, facecolor=_BACKGROUND)
+    figure.text(0.02, 0.955, textwrap.shorten(title, 100), color=_TEXT, fontsize=19, weight="bold", va="center")
+    figure.text(0.5, 0.028, _DISCLAIMER, color="#ffb74d", fontsize=11.5, ha="center", va="center")
+    slices: tuple[tuple[str, npt.NDArray[Any]], ...] = (
+        ("least squares", least_squares),
+        ("posterior sample", reconstruction),
+        ("KL density over it", reconstruction),
+    )
+    axes = _wide_panel(figure, 0, f"sinogram, {sinogram.shape[0]} views x {sinogram.shape[1]} detectors")
+    axes.imshow(sinogram, cmap="gray", aspect="auto", interpolation="bicubic")
+    for column, (name, picture) in enumerate(slices, start=1):
+        axes = _wide_panel(figure, column, name)
+        height, width = (size * pixel_mm for size in picture.shape)
+        extent = (0.0, width, height, 0.0)
+        axes.imshow(picture, cmap="gray", vmin=-1, vmax=1, extent=extent, interpolation="bicubic")
+        if column == 3:
+            colours = Normalize(0.0, max(float(heatmap.max()), 1e-12), clip=True)
+            axes.imshow(_overlay(heatmap, colours), extent=extent, interpolation="bilinear")
+            _draw_bar(figure.add_axes((0.7635, 0.282, 0.212, 0.02)), colours)
+            figure.text(0.7585, 0.322, "nats per pixel", color=_TEXT, fontsize=10.5, va="center")
+        bar_mm = 10.0 ** math.floor(math.log10(width / 3))
+        axes.plot([0.04 * width, 0.04 * width + bar_mm], [0.96 * height] * 2, color=_TEXT, linewidth=2.5)
+        axes.text(
+            0.04 * width, 0.935 * height, f"{bar_mm:g} mm", color=_TEXT, fontsize=10, va="bottom", path_effects=_HALO
+        )
+        axes.set_xlim(0.0, width)
+        axes.set_ylim(height, 0.0)
+    wrapped = [part for line in lines for part in textwrap.wrap(line, 140, subsequent_indent="   ")]
+    pitch = min(0.031, 0.24 / max(len(wrapped), 1))
+    for number, line in enumerate(wrapped):
+        figure.text(0.02, 0.315 - number * pitch, line, color=_TEXT, fontsize=11, va="center")
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    return path
+
+
+def _wide_panel(figure: Figure, column: int, name: str) -> Axes:
+    """One of four black cells side by side, named above."""
+    left = 0.02 + 0.2462 * column
+    axes = figure.add_axes((left, 0.36, 0.2265, 0.503))
+    axes.set_facecolor(_PANEL)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_color("#2a3038")
+    axes.set_title(name, color=_TEXT, fontsize=12, loc="left")
+    return axes
 
 
 def _draw_frame(figure: Figure, title: str, *, tilt_degrees: float) -> None:
@@ -239,16 +317,28 @@ def _draw_side(
 ) -> None:
     """Colour bar and summary in the sixth cell."""
     _panel(figure, row=1, column=2).set_facecolor(_CARD)
-    low, high = float(colours.vmin or 0.0), float(colours.vmax or 0.0)
     bar = figure.add_axes((0.69, 0.385, 0.266, 0.022))
-    strip = _overlay(np.linspace(low, high, 512)[np.newaxis], colours)
-    # The bar lies on the mid grey of soft tissue, so that its colours are those in the pictures.
-    strip[..., :3] = strip[..., :3] * strip[..., 3:] + 0.45 * (1.0 - strip[..., 3:])
-    bar.imshow(strip[..., :3], extent=(low, high, 0.0, 1.0), aspect="auto")
+    low, high = _draw_bar(bar, colours)
     for segment, threshold in zip(SEGMENTS, thresholds, strict=True):
         if low <= threshold <= high:
             bar.plot([threshold], [1.3], marker="v", color=segment.rgb, markersize=9, markeredgewidth=0, clip_on=False)
             bar.axvline(threshold, color=segment.rgb, linewidth=1.8)
+    bar.set_xlim(low, high)
+    bar.set_ylim(0.0, 1.0)
+    figure.text(0.69, 0.445, f"Calibrated KL density, {unit}", color=_TEXT, fontsize=12.5, weight="bold", va="center")
+    wrapped = [(colour, part) for colour, line in text for part in textwrap.wrap(line, 54, subsequent_indent="   ")]
+    pitch = min(0.0275, 0.27 / max(len(wrapped), 1))
+    for number, (colour, line) in enumerate(wrapped):
+        figure.text(0.69, 0.325 - number * pitch, line, color=colour, fontsize=11.5, va="center")
+
+
+def _draw_bar(bar: Axes, colours: Normalize) -> tuple[float, float]:
+    """Fill axes with the colours of a scale; give its ends."""
+    low, high = float(colours.vmin or 0.0), float(colours.vmax or 0.0)
+    strip = _overlay(np.linspace(low, high, 512)[np.newaxis], colours)
+    # The bar lies on the mid grey of soft tissue, so that its colours are those in the pictures.
+    strip[..., :3] = strip[..., :3] * strip[..., 3:] + 0.45 * (1.0 - strip[..., 3:])
+    bar.imshow(strip[..., :3], extent=(low, high, 0.0, 1.0), aspect="auto")
     bar.set_xlim(low, high)
     bar.set_ylim(0.0, 1.0)
     bar.set_yticks([])
@@ -257,8 +347,4 @@ def _draw_side(
     bar.tick_params(colors=_MUTED, labelsize=10)
     for spine in bar.spines.values():
         spine.set_visible(False)
-    figure.text(0.69, 0.445, f"Calibrated KL density, {unit}", color=_TEXT, fontsize=12.5, weight="bold", va="center")
-    wrapped = [(colour, part) for colour, line in text for part in textwrap.wrap(line, 54, subsequent_indent="   ")]
-    pitch = min(0.0275, 0.27 / max(len(wrapped), 1))
-    for number, (colour, line) in enumerate(wrapped):
-        figure.text(0.69, 0.325 - number * pitch, line, color=colour, fontsize=11.5, va="center")
+    return low, high

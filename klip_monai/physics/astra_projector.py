@@ -22,7 +22,7 @@ def projection_matrix(geometry: ParallelBeam | FanBeam, *, kernel: str) -> scipy
     Args:
         geometry: the acquisition.
         kernel: "line" (length of each ray in each pixel), "linear" (Joseph: linear interpolation along each ray,
-            parallel beams only) or "strip" (area overlap of pixel and strip).
+            parallel beams only) or "strip" (area overlap of pixel and strip; not of fan beams with an offset).
 
     Returns:
         CSR matrix, float32, int32 sorted indices, shape (views * detectors, H * W), entries in mm: it takes an image in
@@ -128,9 +128,12 @@ def _projector(geometry: ParallelBeam | FanBeam, *, kernel: str) -> Iterator[int
     row = (geometry.pitch_mm, geometry.detectors, np.deg2rad(geometry.angles))
     if isinstance(geometry, FanBeam):
         views = astra.create_proj_geom("fanflat", *row, geometry.source_mm, geometry.detector_mm)
-        projector = astra.create_projector(f"{kernel}_fanflat", views, volume)
+        kernel = f"{kernel}_fanflat"
     else:
-        projector = astra.create_projector(kernel, astra.create_proj_geom("parallel", *row), volume)
+        views = astra.create_proj_geom("parallel", *row)
+    if geometry.detector_offset_mm:
+        views = astra.geom_postalignment(views, geometry.detector_offset_mm / geometry.pitch_mm)
+    projector = astra.create_projector(kernel, views, volume)
     try:
         yield projector
     finally:
@@ -164,7 +167,9 @@ def batch_vectors(geometry: ParallelBeam) -> npt.NDArray[np.float64]:
     angles = np.deg2rad(geometry.angles)
     pitch = geometry.pitch_mm / geometry.pixel_mm
     vectors = np.zeros((geometry.views, 12))
+    offset = geometry.detector_offset_mm / geometry.pixel_mm
     vectors[:, 0], vectors[:, 1] = np.sin(angles), np.cos(angles)
+    vectors[:, 3], vectors[:, 4] = offset * np.cos(angles), -offset * np.sin(angles)
     vectors[:, 6], vectors[:, 7] = pitch * np.cos(angles), -pitch * np.sin(angles)
     vectors[:, 11] = 1.0
     return vectors

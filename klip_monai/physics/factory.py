@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from klip_monai.errors import InputError
 from klip_monai.physics.geometry import FanBeam, ParallelBeam
 from klip_monai.physics.image_space import GaussianBlur
@@ -20,6 +22,8 @@ def make_operator(
     angle_range: float = 180.0,
     source_mm: float = 570.0,
     detector_mm: float = 500.0,
+    detectors: int | None = None,
+    pitch_mm: float | None = None,
     blur_mm: float = 3.0,
 ) -> LinearOperator:
     """Build an operator by name.
@@ -34,6 +38,9 @@ def make_operator(
         angle_range: range of the angles in degrees.
         source_mm: for "fan_beam": source to rotation axis, mm; that of a clinical scanner by default.
         detector_mm: for "fan_beam": rotation axis to detector, mm.
+        detectors: number of detector elements; None covers the image.
+        pitch_mm: distance of neighbouring detector elements, mm; None is one element a pixel (at the axis, for
+            "fan_beam").
         blur_mm: for "blur": standard deviation, mm.
 
     Returns:
@@ -48,18 +55,17 @@ def make_operator(
         return Identity(image_shape)
     if name == "blur":
         return GaussianBlur(image_shape, sigma_px=blur_mm / pixel_mm)
+    scan: dict[str, Any] = {
+        "image_shape": image_shape,
+        "pixel_mm": pixel_mm,
+        "views": views,
+        "angle_range": angle_range,
+        "detectors": detectors,
+        "detector_pitch_mm": pitch_mm,
+    }
     if name == "fan_beam":
-        return Tomography(
-            FanBeam(
-                image_shape=image_shape,
-                pixel_mm=pixel_mm,
-                views=views,
-                angle_range=angle_range,
-                source_mm=source_mm,
-                detector_mm=detector_mm,
-            )
-        )
-    geometry = ParallelBeam(image_shape=image_shape, pixel_mm=pixel_mm, views=views, angle_range=angle_range)
+        return Tomography(FanBeam(**scan, source_mm=source_mm, detector_mm=detector_mm))
+    geometry = ParallelBeam(**scan)
     if name == "limited_angle" and geometry.angle_range >= 180:
         raise InputError(f"angle_range: got {angle_range:g} degrees for limited_angle, expected less than 180")
     if name == "sparse_view" and geometry.angle_range < 180:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,33 +38,41 @@ class _Acquisition:
 
     image_shape: tuple[int, int]
     pixel_mm: float
-    views: int
+    views: int = 0
     angle_range: float
     start_angle: float = 0.0
     detectors: int | None = None
     detector_pitch_mm: float | None = None
+    view_angles: tuple[float, ...] | None = None
+    detector_offset_mm: float = 0.0
 
     def _resolve(self, *, default_pitch_mm: float, **checked: Any) -> None:
         """Put checked values and defaults in place of what was given."""
         height, width = check_image_shape(self.image_shape)
+        if self.view_angles is not None:
+            checked |= _listed_views(self.view_angles, views=self.views)
         pixel = _number("pixel_mm", self.pixel_mm, low=0.0)
         pitch = default_pitch_mm if self.detector_pitch_mm is None else self.detector_pitch_mm
         pitch = _number("detector_pitch_mm", pitch, low=0.0)
+        if self.view_angles is None:
+            checked |= {
+                "views": _count("views", self.views),
+                "angle_range": _number("angle_range", self.angle_range, low=0.0, high=360.0),
+                "start_angle": _number("start_angle", self.start_angle),
+            }
         values = {
+            **checked,
             "image_shape": (height, width),
             "pixel_mm": pixel,
-            "views": _count("views", self.views),
-            "angle_range": _number("angle_range", self.angle_range, low=0.0, high=360.0),
-            "start_angle": _number("start_angle", self.start_angle),
             "detector_pitch_mm": pitch,
-            **checked,
+            "detector_offset_mm": _number("detector_offset_mm", self.detector_offset_mm),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
         detectors = self.detectors
         if detectors is None:
             # The margin keeps a width that is a whole number of elements from being rounded up by its last bit.
-            detectors = math.ceil(self._shadow_mm() / pitch - 1e-9)
+            detectors = math.ceil((self._shadow_mm() + 2 * abs(self.detector_offset_mm)) / pitch - 1e-9)
             detectors += (detectors - width) % 2
         object.__setattr__(self, "detectors", _count("detectors", detectors))
 
@@ -73,7 +82,9 @@ class _Acquisition:
 
     @property
     def angles(self) -> npt.NDArray[np.float64]:
-        """Angles of the views in degrees, shape (views,), endpoint excluded."""
+        """Angles of the views in degrees, shape (views,)."""
+        if self.view_angles is not None:
+            return np.asarray(self.view_angles, dtype=np.float64)
         offsets: npt.NDArray[np.float64] = np.arange(self.views, dtype=np.float64) * (self.angle_range / self.views)
         return np.asarray(self.start_angle + offsets, dtype=np.float64)
 
@@ -90,8 +101,15 @@ class _Acquisition:
         return self.detector_pitch_mm
 
     def describe(self) -> dict[str, Any]:
-        """Return the geometry as a JSON-able dictionary with every default resolved."""
-        return {"type": type(self).__name__, **asdict(self), "image_shape": list(self.image_shape)}
+        """Return the geometry as a JSON-able dictionary with every default resolved.
+
+        A list of angles and a detector offset are in it only where there are any: the description is hashed, and
+        what has neither keeps the hash it always had.
+        """
+        values = {"type": type(self).__name__, **asdict(self), "image_shape": list(self.image_shape)}
+        angles, offset = values.pop("view_angles"), values.pop("detector_offset_mm")
+        values |= {"view_angles": list(angles)} if angles is not None else {}
+        return values | ({"detector_offset_mm": offset} if offset else {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +123,7 @@ class ParallelBeam(_Acquisition):
     the endpoint would repeat the first view. Below 180 degrees the same rule keeps one meaning of the spacing: each
     view stands for an arc of angle_range / views, the arcs tile the range, and the limited-angle views are the first
     views of the full scan with the same spacing. The last angle is therefore one spacing short of the range.
+    Views at any other angles are given as a list, `view_angles`, and take the place of all three.
 
     Attributes:
         image_shape: (H, W) in pixels.
@@ -115,6 +134,9 @@ class ParallelBeam(_Acquisition):
         detectors: number of detector elements. None: enough to cover the image diagonal, rounded up to the parity of W
             so that axis-aligned rays run through pixel centres when the pitch is the pixel size.
         detector_pitch_mm: distance of neighbouring detector elements in mm. None: `pixel_mm`.
+        view_angles: angle of each view in degrees, in any order. `views`, `start_angle` and `angle_range` then are
+            their number, the smallest, and the distance from it to the largest. None: evenly spaced views.
+        detector_offset_mm: how far the detector's centre lies from the rotation axis' shadow, mm along +u.
 
     Raises:
         InputError: a value outside its range.
@@ -149,6 +171,8 @@ class FanBeam(_Acquisition):
         detectors: number of detector elements. None: enough to cover the image, rounded up to the parity of W.
         detector_pitch_mm: distance of neighbouring elements on the detector in mm. None: that of a pixel at the
             axis, magnified.
+        view_angles: as for :class:`ParallelBeam`.
+        detector_offset_mm: as for :class:`ParallelBeam`, on the detector.
 
     Raises:
         InputError: a value outside its range.
@@ -178,6 +202,17 @@ class FanBeam(_Acquisition):
     def _shadow_mm(self) -> float:
         radius = math.hypot(*self.image_shape) / 2 * self.pixel_mm
         return 2 * (self.source_mm + self.detector_mm) * math.tan(math.asin(radius / self.source_mm))
+
+
+def _listed_views(view_angles: Sequence[float], *, views: int) -> dict[str, Any]:
+    """Checked angles, and the number, start and range that follow from them."""
+    if isinstance(view_angles, str) or not isinstance(view_angles, Sequence | np.ndarray) or not len(view_angles):
+        raise InputError(f"view_angles: got {view_angles!r}, expected a list of at least one angle in degrees")
+    angles = tuple(_number(f"view_angles[{i}]", angle) for i, angle in enumerate(view_angles))
+    if views not in (0, len(angles)):
+        raise InputError(f"views: got {views} with {len(angles)} view_angles, expected as many; leave views out")
+    first, last = min(angles), max(angles)
+    return {"view_angles": angles, "views": len(angles), "start_angle": first, "angle_range": last - first}
 
 
 def _number(name: str, value: Any, *, low: float | None = None, high: float | None = None) -> float:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BACKENDS = ("auto", "matrix", "astra_cuda")
 KERNELS = {ParallelBeam: ("linear", "line", "strip"), FanBeam: ("strip", "line")}
-"""ASTRA's kernels for each geometry, the default first."""
+"""ASTRA's kernels for each geometry, the default first; a fan beam with a detector offset has "line" only."""
 
 
 class Tomography(LinearOperator):
@@ -42,7 +42,8 @@ class Tomography(LinearOperator):
         geometry: the acquisition.
         backend: "auto", "matrix" or "astra_cuda".
         kernel: "linear" (Joseph interpolation; parallel beams only), "line" (length of the ray in each pixel) or
-            "strip" (area overlap). None: "linear" for parallel beams, "strip" for fan beams.
+            "strip" (area overlap). None: "linear" for parallel beams, "strip" for fan beams, "line" for those with a
+            detector offset, of which ASTRA has no other.
 
     Attributes:
         geometry: the acquisition.
@@ -59,11 +60,13 @@ class Tomography(LinearOperator):
             raise InputError(f"geometry: got {type(geometry).__name__}, expected a ParallelBeam or a FanBeam")
         if backend not in BACKENDS:
             raise InputError(f"backend: got {backend!r}, expected one of {', '.join(BACKENDS)}")
-        kernels = KERNELS[type(geometry)]
+        offset_fan = isinstance(geometry, FanBeam) and geometry.detector_offset_mm != 0
+        kernels = ("line",) if offset_fan else KERNELS[type(geometry)]
         kernel = kernels[0] if kernel is None else kernel
         if kernel not in kernels:
             raise InputError(
                 f"kernel: got {kernel!r}, expected one of {', '.join(kernels)} for a {type(geometry).__name__}"
+                + (" with a detector offset" if offset_fan else "")
             )
         self.geometry = geometry
         self.backend = "matrix" if backend == "auto" else backend
@@ -138,8 +141,8 @@ class Tomography(LinearOperator):
     ) -> torch.Tensor:
         """Reconstruct images by regularised least squares or, of parallel beams, by filtered back-projection.
 
-        Filtered back-projection takes each angle (modulo 180 degrees) once, so values are right from 180 degrees up;
-        with a limited angle what lies in the missing wedge is missing.
+        Filtered back-projection needs evenly spaced views (no `view_angles`). It takes each angle (modulo 180 degrees)
+        once, so values are right from 180 degrees up; with a limited angle what lies in the missing wedge is missing.
 
         Args:
             y: measurements, shape (B, 1, views, detectors), float32 or float64.
@@ -161,6 +164,8 @@ class Tomography(LinearOperator):
             raise InputError(f"method: got {method!r}, expected 'cg' or 'fbp'")
         if not isinstance(self.geometry, ParallelBeam):
             raise InputError(f"method: got 'fbp', expected 'cg' for a {type(self.geometry).__name__}")
+        if self.geometry.view_angles is not None:
+            raise InputError("method: got 'fbp', expected 'cg' for a geometry with a list of view_angles")
         y = self._check("y", y, self.range_shape)
         with torch.autocast(y.device.type, enabled=False):
             filtered = ramp_filter(y, pitch_mm=self.geometry.pitch_mm, window=window)

@@ -80,12 +80,14 @@ class ConjugateGradientPosterior:
     D_y minimises ||A z - y||^2 / sy^2 + ||z - D||^2 / r^2 with r^2 = sigma^2 s^2 / (sigma^2 + s^2): the posterior mean
     if x0 given x_sigma were Gaussian around D with variance r^2 (Song et al. 2023, pseudo-inverse guidance; Chung et
     al. 2024, decomposed diffusion sampling). Exact for a white Gaussian prior of variance s^2 and enough iterations.
+    With W = diag(1 / sy^2), where each measurement may have a sy of its own, the move d = D_y - D solves
+    (I + r^2 A^T W A) d = r^2 A^T W (y - A D).
 
     Args:
         denoiser: the prior.
         operator: A, scaled to unit spectral norm.
         y: measurement (B, *range_shape).
-        noise_std: sy, in units of y.
+        noise_std: sy, in units of y: one number, or a tensor broadcastable to y, above 0 everywhere.
         data_std: s, standard deviation of the data about its mean.
         iterations: conjugate-gradient steps.
     """
@@ -96,12 +98,13 @@ class ConjugateGradientPosterior:
         operator: LinearOperator,
         y: torch.Tensor,
         *,
-        noise_std: float,
+        noise_std: float | torch.Tensor,
         data_std: float = 0.5,
         iterations: int = 5,
     ) -> None:
-        if noise_std <= 0:
-            raise ValueError(f"noise_std: got {noise_std}, expected a positive standard deviation of the measurement")
+        lowest = float(noise_std.min()) if isinstance(noise_std, torch.Tensor) else noise_std
+        if not lowest > 0:
+            raise ValueError(f"noise_std: got {lowest}, expected a positive standard deviation of the measurement")
         self.denoiser, self.operator, self.y = denoiser, operator, y
         self.noise_std, self.data_std, self.iterations = noise_std, data_std, iterations
 
@@ -110,6 +113,11 @@ class ConjugateGradientPosterior:
         a, prior = self.operator, self.denoiser(x, sigma)
         variance = sigma**2 * self.data_std**2 / (sigma**2 + self.data_std**2)
         gamma = variance / self.noise_std**2
-        residual = gamma * a.A_adjoint(self.y - a.A(prior))
-        move = conjugate_gradient(lambda d: d + gamma * a.A_adjoint(a.A(d)), residual, iterations=self.iterations)
+
+        def weighted_adjoint(y: torch.Tensor) -> torch.Tensor:
+            # r^2 A^T W; one weight for all is cheaper to apply to the image.
+            return a.A_adjoint(gamma * y) if isinstance(gamma, torch.Tensor) else gamma * a.A_adjoint(y)
+
+        residual = weighted_adjoint(self.y - a.A(prior))
+        move = conjugate_gradient(lambda d: d + weighted_adjoint(a.A(d)), residual, iterations=self.iterations)
         return prior, prior + move

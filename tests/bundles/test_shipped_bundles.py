@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
-from klip_monai.bundle import find_bundle, shipped_bundles
+from klip_monai.bundle import find_bundle, open_workflow, shipped_bundles
 
 
 @pytest.fixture(params=[info.name for info in shipped_bundles()])
@@ -89,3 +89,42 @@ def test_monai_bundle_run_writes_what_klip_monai_score_writes(elsewhere, small_c
     for name in names:
         if name.endswith((".nii.gz", ".png")):
             assert Path("by_cli", name).read_bytes() == Path("by_bundle", name).read_bytes(), name
+
+
+REFERENCES = {
+    "klip_ct_abdomen": [{}, {"operator#name": "sparse_view"}],
+    "klip_ct_phantom": [
+        {},
+        {"operator#name": "limited_angle", "operator#angle_range": 120.0},
+        {"operator#name": "identity"},
+        {"inferer#estimator": "trajectory"},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_every_reference_still_belongs_to_its_settings(name):
+    # A description that changes would orphan thresholds that took hours to make.
+    info = find_bundle(name)
+    found = []
+    for options in REFERENCES[name]:
+        workflow = open_workflow(info, "inference.json", kind="inference", **options)
+        workflow.initialize()
+        found.append(workflow.parser.get_parsed_content("reference").key)
+    assert sorted(found) == sorted(path.stem for path in (info.root / "models" / "id_reference").glob("*.json"))
+
+
+def test_data_of_another_scanner_are_asked_for_by_configuration():
+    options = {
+        "inferer#data_operator": {"_target_": "klip_monai.physics.FinerGrid", "geometry": "$@operator.geometry"},
+        "inferer#noise": {
+            "_target_": "klip_monai.physics.PoissonNoise",
+            "photons": 1e5,
+            "scale": {"_target_": "klip_monai.physics.AttenuationScale.from_hu", "hu_window": "@grid#hu_window"},
+        },
+    }
+    workflow = open_workflow(find_bundle("klip_ct_phantom"), "inference.json", kind="inference", **options)
+    workflow.initialize()
+    described = workflow.parser.get_parsed_content("inferer").describe()
+    assert described["data_operator"]["type"] == "FinerGrid"
+    assert described["noise"]["photons"] == 1e5

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from klip_monai.errors import InputError
-from klip_monai.io.preview import write_preview
+from klip_monai.io.preview import write_preview, write_sinogram_preview
 
 SHAPE = (48, 40, 20)
 AFFINE = np.array([[-4.0, 0, 0, 94], [0, -4.0, 0, 78], [0, 0, 8.0, -76], [0, 0, 0, 1.0]])
@@ -93,3 +93,29 @@ def test_arrays_of_different_grids_are_refused(tmp_path: Path) -> None:
 def test_scale_that_does_not_rise_is_refused(scale: tuple[float, float], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^scale: got"):
         draw(tmp_path / "p.png", scale=scale)
+
+
+@pytest.mark.parametrize("peak", [0.0, 0.4])
+def test_a_sinogram_preview_shows_four_pictures_and_colours_only_where_the_map_is(tmp_path, peak):
+    slices = np.linspace(-1, 1, 32 * 32, dtype=np.float32).reshape(32, 32)
+    heatmap = np.zeros((32, 32), np.float32)
+    heatmap[8:12, 20:24] = peak
+    pictures = []
+    for name in ("a.png", "b.png"):
+        write_sinogram_preview(
+            tmp_path / name,
+            np.ones((7, 45), np.float32),
+            least_squares=slices,
+            reconstruction=slices,
+            heatmap=heatmap,
+            pixel_mm=3.0,
+            title="Synthetic",
+            lines=["a statement that is long enough to be wrapped " * 6],
+        )
+        pictures.append((tmp_path / name).read_bytes())
+    assert pictures[0] == pictures[1]
+    picture = imread(tmp_path / "a.png")[..., :3]
+    coloured = np.ptp(picture[: picture.shape[0] // 2], axis=2) > 0.25
+    places = np.nonzero(coloured[:, 3 * picture.shape[1] // 4 :])
+    assert bool(coloured.any()) == (peak > 0)
+    assert len(places[0]) == coloured.sum()

@@ -93,3 +93,40 @@ def test_default_fan_detector_just_covers_the_image_and_magnifies_a_pixel():
 def test_impossible_fans_are_refused(change, message):
     with pytest.raises(InputError, match=message):
         FanBeam(**{**FAN, **change})
+
+
+def test_listed_angles_take_the_place_of_evenly_spaced_ones():
+    geometry = FanBeam(**{**FAN, "views": 0}, view_angles=[30.0, -5, 100.5])
+    np.testing.assert_array_equal(geometry.angles, [30, -5, 100.5])
+    assert (geometry.views, geometry.start_angle, geometry.angle_range) == (3, -5, 105.5)
+    assert eval(repr(geometry)) == geometry
+    assert hash(eval(repr(geometry))) == hash(geometry)
+    assert json.loads(json.dumps(geometry.describe())) == geometry.describe()
+    assert geometry.describe()["view_angles"] == [30, -5, 100.5]
+
+
+def test_descriptions_of_what_has_neither_angles_nor_offset_are_what_they_were():
+    names = {"type", "image_shape", "pixel_mm", "views", "angle_range", "start_angle", "detectors", "detector_pitch_mm"}
+    assert set(ParallelBeam(image_shape=(8, 9), pixel_mm=1.5, views=5).describe()) == names
+    assert set(FanBeam(**FAN).describe()) == names | {"source_mm", "detector_mm"}
+
+
+def test_a_shifted_detector_still_covers_the_image():
+    centred, shifted = FanBeam(**FAN), FanBeam(**FAN, detector_offset_mm=-7.0)
+    assert shifted.detectors * shifted.pitch_mm >= centred.detectors * centred.pitch_mm + 14 - 2 * shifted.pitch_mm
+    assert shifted.describe()["detector_offset_mm"] == -7.0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"view_angles": ()}, r"view_angles: got \(\), expected a list of at least one angle"),
+        ({"view_angles": "12"}, "view_angles: got '12'"),
+        ({"view_angles": (0.0, math.inf), "views": 2}, r"view_angles\[1\]: got inf"),
+        ({"view_angles": (0.0, 1.0)}, "views: got 6 with 2 view_angles"),
+        ({"detector_offset_mm": math.nan}, "detector_offset_mm: got nan"),
+    ],
+)
+def test_impossible_angles_and_offsets_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        FanBeam(**{**FAN, **change})

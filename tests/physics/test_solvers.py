@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import scipy.optimize
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.physics import conjugate_gradient, spectral_norm
+from klip_monai.physics import bounded_least_squares, conjugate_gradient, spectral_norm
 
 
 def positive_definite(n: int, *, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -89,3 +91,14 @@ def test_spectral_norm_of_a_known_matrix():
 def test_spectral_norm_refuses_the_zero_operator():
     with pytest.raises(InputError, match="spectral norm"):
         spectral_norm(lambda x: 0 * x, (3,))
+
+
+def test_bounded_least_squares_finds_what_lies_above_the_bound():
+    matrix = torch.randn(40, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = matrix / torch.linalg.matrix_norm(matrix, 2)
+    y = torch.randn(3, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = bounded_least_squares(lambda v: v @ matrix.T, lambda v: v @ matrix, y, low=-0.1, iterations=500)
+    for solution, right in zip(x, y, strict=True):
+        expected = scipy.optimize.lsq_linear(matrix.numpy(), right.numpy(), bounds=(-0.1, np.inf), tol=1e-12).x
+        np.testing.assert_allclose(solution.numpy(), expected, atol=1e-5)
+    assert float(x.min()) == -0.1

@@ -31,10 +31,28 @@ fans = st.builds(
     angle_range=st.floats(5.0, 360.0),
     start_angle=st.floats(-180.0, 180.0),
 )
+anywhere = {
+    "view_angles": st.lists(st.floats(-400.0, 400.0), min_size=1, max_size=6),
+    "views": st.just(0),
+    "detector_offset_mm": st.floats(-3.0, 3.0),
+    "detectors": st.integers(8, 24),
+    "detector_pitch_mm": st.floats(0.4, 3.0),
+}
+free_geometries = st.builds(ParallelBeam, image_shape=st.just((9, 7)), pixel_mm=st.floats(0.5, 2.0), **anywhere)
+free_fans = st.builds(
+    FanBeam,
+    image_shape=st.just((9, 7)),
+    pixel_mm=st.floats(0.5, 2.0),
+    source_mm=st.floats(40.0, 600.0),
+    detector_mm=st.floats(0.0, 500.0),
+    **anywhere,
+)
 kernels = st.sampled_from(["linear", "strip"])
 acquisitions = st.one_of(
     st.tuples(geometries, st.sampled_from(["linear", "line", "strip"])),
     st.tuples(fans, st.sampled_from(["line", "strip"])),
+    st.tuples(free_geometries, st.sampled_from(["linear", "line", "strip"])),
+    st.tuples(free_fans, st.just("line")),
 )
 
 
@@ -155,6 +173,39 @@ def test_fan_beam_sinogram_of_an_offset_disc_is_its_chord_lengths(kernel):
     assert np.abs(measured - chord).mean() < 0.005 * chord.max()
 
 
+@pytest.mark.parametrize("kind", ["parallel", "fan"])
+def test_listed_views_are_those_of_evenly_spaced_ones_in_their_order(kind):
+    options = {"image_shape": (24, 20), "pixel_mm": 1.4}
+    beam, extra = (ParallelBeam, {}) if kind == "parallel" else (FanBeam, {"source_mm": 90.0, "detector_mm": 50.0})
+    even = Tomography(beam(**options, **extra, views=6, start_angle=10.0, angle_range=180.0))
+    order = [4, 0, 5, 1]
+    listed = Tomography(beam(**options, **extra, view_angles=even.geometry.angles[order].tolist()))
+    x = random(1, 1, 24, 20)
+    torch.testing.assert_close(listed.A(x) / listed.scale, even.A(x)[:, :, order] / even.scale, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["parallel", "fan"])
+@pytest.mark.parametrize("elements", [3, -2])
+def test_a_detector_moved_by_whole_elements_sees_what_its_neighbours_saw(kind, elements):
+    options = {"image_shape": (24, 20), "pixel_mm": 1.4, "views": 5, "detectors": 60, "detector_pitch_mm": 1.1}
+    beam, extra = (ParallelBeam, {}) if kind == "parallel" else (FanBeam, {"source_mm": 90.0, "detector_mm": 50.0})
+    centred = Tomography(beam(**options, **extra), kernel="line")
+    moved = Tomography(beam(**options, **extra, detector_offset_mm=1.1 * elements), kernel="line")
+    x = disc(24, radius=7.0, x=2.0, y=-3.0)[..., 2:22]
+    expected = (centred.A(x) / centred.scale).roll(-elements, dims=-1)[..., 3:-3]
+    torch.testing.assert_close((moved.A(x) / moved.scale)[..., 3:-3], expected, rtol=1e-4, atol=1e-3)
+
+
+def test_what_an_offset_or_listed_views_rule_out_is_refused():
+    fan = FanBeam(image_shape=(8, 8), pixel_mm=1.0, views=3, source_mm=60.0, detector_mm=40.0, detector_offset_mm=0.5)
+    assert Tomography(fan).kernel == "line"
+    with pytest.raises(InputError, match="kernel: got 'strip', expected one of line for a FanBeam with a detector off"):
+        Tomography(fan, kernel="strip")
+    listed = Tomography(ParallelBeam(image_shape=(8, 8), pixel_mm=1.0, view_angles=(0.0, 45.0, 90.0)))
+    with pytest.raises(InputError, match="method: got 'fbp', expected 'cg' for a geometry with a list of view_angles"):
+        listed.A_dagger(torch.zeros(1, *listed.range_shape), method="fbp")
+
+
 def test_a_fan_beam_from_afar_is_a_parallel_beam():
     image = disc(32, radius=9.0, x=4.0, y=-3.0)
     options = {"image_shape": (32, 32), "pixel_mm": 1.3, "views": 5, "start_angle": 11.0, "angle_range": 180.0}
@@ -270,9 +321,11 @@ def test_astra_cuda_without_a_device_is_refused():
 def test_cuda_vectors_mirror_the_2d_convention_of_astra():
     from klip_monai.physics.astra_projector import batch_vectors
 
-    geometry = ParallelBeam(image_shape=(8, 8), pixel_mm=2.0, views=5, angle_range=130, detector_pitch_mm=3.0)
+    options = {"image_shape": (8, 8), "pixel_mm": 2.0, "views": 5, "angle_range": 130, "detector_pitch_mm": 3.0}
+    geometry = ParallelBeam(**options, detector_offset_mm=1.5)
     angles = np.deg2rad(geometry.angles)
-    expected = astra.geom_2vec(astra.create_proj_geom("parallel3d", 1.5, 1.0, 4, geometry.detectors, angles))["Vectors"]
+    views = astra.create_proj_geom("parallel3d", 1.5, 1.0, 4, geometry.detectors, angles)
+    expected = astra.geom_postalignment(views, (0.5, 0.0))["Vectors"]
     expected[:, [1, 4, 7, 10]] *= -1
     np.testing.assert_allclose(batch_vectors(geometry), expected, atol=1e-12)
 

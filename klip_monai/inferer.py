@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from copy import copy
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from klip_monai.prior import Denoiser, log_sigmas
 from klip_monai.sampling import (
     Callback,
     ConjugateGradientPosterior,
+    PosteriorSampler,
     posterior_sample,
     prior_sample,
     renoise,
@@ -41,6 +41,8 @@ class KLIPInferer(Inferer):
         window_levels: intervals that the window is divided into (``renoised`` only).
         draws: passes over the window's levels per posterior sample (``renoised``), averaged.
         samples: posterior samples per slice, averaged.
+        sampler: another posterior sampler than the fast one that the next four settings belong to, such as
+            :class:`klip_monai.sampling.PredictorCorrector`. ``trajectory`` then scores along its path.
         sampler_levels: noise levels of the posterior sampler, log-spaced from ``sigma_max`` to ``sigma_min``. 0 takes
             the least-squares image for the posterior sample (``renoised`` only): right where the measurement leaves
             nothing open, as the identity does, and far cheaper.
@@ -77,6 +79,7 @@ class KLIPInferer(Inferer):
         window_levels: int = 15,
         draws: int = 1,
         samples: int = 1,
+        sampler: PosteriorSampler | None = None,
         sampler_levels: int = 40,
         sigma_max: float = 3.0,
         sigma_min: float = 0.02,
@@ -95,6 +98,7 @@ class KLIPInferer(Inferer):
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
+        self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator: got {estimator!r}, expected one of {', '.join(ESTIMATORS)}")
@@ -104,8 +108,9 @@ class KLIPInferer(Inferer):
             raise ValueError(
                 f"sampler_levels: got {sampler_levels}, expected at least 1, or 0 for renoised without twins"
             )
-        self.operator, self.estimator = operator, estimator
-        self.window = Window(*window) if window is not None else Window(sigma_max, sigma_min)
+        self.operator, self.estimator, self.sampler = operator, estimator, sampler
+        visited = (sampler.sigma_max, sampler.sigma_min) if sampler is not None else (sigma_max, sigma_min)
+        self.window = Window(*(visited if window is None else window))
         self.window_levels, self.draws, self.samples = window_levels, draws, samples
         self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
         self.noise: Noise = GaussianNoise(noise_std) if noise is None else noise
@@ -127,7 +132,8 @@ class KLIPInferer(Inferer):
     def passes(self) -> int:
         """NFE: network passes a slice."""
         renoised = self.window_levels * self.draws if self.estimator == "renoised" else 0
-        run = self.samples * (self.sampler_levels + renoised)
+        sampling = self.sampler_levels if self.sampler is None else self.sampler.passes
+        run = self.samples * (sampling + renoised)
         return run + self.twins * (run + len(self._twin_sigmas()))
 
     def describe(self) -> dict[str, Any]:
@@ -139,6 +145,9 @@ class KLIPInferer(Inferer):
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
         if self.data_operator is not None:
             described["data_operator"] = self.data_operator.describe()
+        if self.sampler is not None:
+            described["sampler"] = self.sampler.describe()
+            names = [name for name in names if name not in ("sampler_levels", "sigma_max", "sigma_min", "churn")]
         return described | {name: getattr(self, name) for name in names}
 
     def __call__(self, inputs: torch.Tensor, network: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -243,10 +252,17 @@ class KLIPInferer(Inferer):
 
     def with_operator(self, operator: LinearOperator, *, noise: Noise, cg_iterations: int | None = None) -> KLIPInferer:
         """The same settings with another measurement, whose data it also makes; None keeps the iterations."""
-        other = copy(self)
-        other.operator, other.noise, other.data_operator = operator, noise, None
-        other.cg_iterations = self.cg_iterations if cg_iterations is None else cg_iterations
-        return other
+        iterations = self.cg_iterations if cg_iterations is None else cg_iterations
+        return self.changed(operator=operator, noise=noise, data_operator=None, cg_iterations=iterations)
+
+    def changed(self, **settings: Any) -> KLIPInferer:
+        """The same inferer with some settings changed, which have the names that it is made with.
+
+        Raises:
+            TypeError: for a setting that there is not.
+            ValueError: for an impossible one.
+        """
+        return KLIPInferer(**self._given | settings)
 
     def measure(self, images: torch.Tensor, *, generator: torch.Generator) -> Measurement:
         """Measure standard slices, float32 (B, 1, H, W), with noise, by ``data_operator`` if there is one."""
@@ -301,11 +317,13 @@ class KLIPInferer(Inferer):
                 tap(step)
 
         renoised = self.estimator == "renoised"
+        on_path = None if renoised else report
         x0 = self.operator.A_dagger(y, iterations=self.cg_iterations)
-        if self.sampler_levels:
+        if self.sampler is not None:
+            x0 = self.sampler.sample(network, self.operator, y, x0, generator=generator, callback=on_path)
+        elif self.sampler_levels:
             x = x0 + self.sigma_max * standard_normal(x0, generator)
             sigmas = log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
-            on_path = None if renoised else report
             x0 = posterior_sample(posterior, x, sigmas=sigmas, generator=generator, churn=self.churn, callback=on_path)
         if renoised:
             levels = log_sigmas(self.window_levels + 1, sigma_max=self.window.high, sigma_min=self.window.low).tolist()

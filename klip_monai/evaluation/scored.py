@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import time
@@ -134,14 +133,9 @@ def _runner(method: Method | Readings, network: Denoiser) -> Callable[[torch.Ten
     if isinstance(method, Readings):
         return lambda batch: {f"map {name}": maps for name, maps in method.densities(batch, network).items()}
     if isinstance(method, KLIPInferer):
-        return lambda batch: {"map ": _unsmoothed(method)(batch, network)}
+        plain = method.changed(smoothing_px=0.0, progress=None)
+        return lambda batch: {"map ": plain(batch, network)}
     return lambda batch: {"map ": method(batch, network)}
-
-
-def _unsmoothed(inferer: KLIPInferer) -> KLIPInferer:
-    plain = copy.copy(inferer)
-    plain.smoothing_px, plain.progress = 0.0, None
-    return plain
 
 
 def _key(method: Method | Readings, images: torch.Tensor, network: Denoiser, fitted_to: torch.Tensor | None) -> str:

@@ -207,7 +207,7 @@ def _mismatch(where: str, data: Mapping[str, Any], parts: Mapping[str, Any]) -> 
     elif kernel is not None:
         changed["data_operator"] = Tomography(operator.geometry, kernel=kernel)
     if "photons" in data:
-        changed["noise"] = PoissonNoise(float(data["photons"]), AttenuationScale(hu_window=grid.hu_window))
+        changed["noise"] = PoissonNoise(float(data["photons"]), AttenuationScale.from_hu(grid.hu_window))
     return changed
 
 
@@ -222,9 +222,7 @@ def _anomaly(name: str, options: Mapping[str, Any] | None) -> Callable[..., Any]
     return made
 
 
-def _slices(
-    name: str, options: Mapping[str, Any], grid: PriorGrid, home: Path, seed: int
-) -> Callable[[], StudySlices]:
+def _slices(name: str, options: Mapping[str, Any], grid: PriorGrid, home: Path, seed: int) -> Callable[[], StudySlices]:
     """A source of healthy slices; phantoms are rendered, and slice sets read, when it is called."""
     _known(name, options, _SLICES)
     if ("phantoms" in options) == ("slice_set" in options):

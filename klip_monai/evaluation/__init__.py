@@ -3,6 +3,8 @@
 from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.anomaly_study import AnomalyStudy, healthy_slices, run_anomaly_study, with_anomalies
 from klip_monai.evaluation.baselines import BASELINES
+from klip_monai.evaluation.comparison import Comparison, run_comparison
+from klip_monai.evaluation.comparison_report import comparison_to_markdown, save_comparison
 from klip_monai.evaluation.density_study import DensityStudy, run_density_study, save_density_study
 from klip_monai.evaluation.healthy_study import HealthyStudy, run_healthy_study, save_healthy_study
 from klip_monai.evaluation.method import Fitted, Method
@@ -29,9 +31,11 @@ from klip_monai.evaluation.precision_recall import (
     slice_average_precision,
 )
 from klip_monai.evaluation.prior_study import PriorStudy, run_prior_study, save_prior_study
-from klip_monai.evaluation.report import anomalies_to_markdown, save_anomaly_study, save_study, to_markdown
+from klip_monai.evaluation.reading import Reading, Readings, ablation
+from klip_monai.evaluation.report import anomalies_to_markdown, row_title, save_anomaly_study, save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
+from klip_monai.evaluation.study_file import Study, read_study
 from klip_monai.evaluation.total_variation import total_variation
 from klip_monai.evaluation.tumour_study import (
     LabelledScan,
@@ -41,10 +45,12 @@ from klip_monai.evaluation.tumour_study import (
     run_tumour_study,
     save_tumour_study,
 )
+from klip_monai.evaluation.tuning import save_tuning, tune
 
 __all__ = [
     "BASELINES",
     "AnomalyStudy",
+    "Comparison",
     "DensityStudy",
     "Estimate",
     "Fitted",
@@ -54,22 +60,27 @@ __all__ = [
     "PhantomStudy",
     "PictureStudy",
     "PriorStudy",
+    "Reading",
+    "Readings",
     "Row",
     "ScanStudy",
     "ScoredScan",
     "SliceStudy",
     "Stars",
     "Stratum",
+    "Study",
     "StudySlices",
     "TumourScan",
     "TumourStudy",
     "Tumours",
+    "ablation",
     "anomalies_to_markdown",
     "auroc",
     "average_precision",
     "best_dice",
     "block_level_auroc",
     "bootstrap",
+    "comparison_to_markdown",
     "dice",
     "false_positive_rate",
     "find_peaks",
@@ -78,7 +89,10 @@ __all__ = [
     "labelled_scans",
     "pixel_average_precision",
     "pixel_best_dice",
+    "read_study",
+    "row_title",
     "run_anomaly_study",
+    "run_comparison",
     "run_density_study",
     "run_healthy_study",
     "run_phantom_study",
@@ -88,12 +102,14 @@ __all__ = [
     "run_slice_study",
     "run_tumour_study",
     "save_anomaly_study",
+    "save_comparison",
     "save_density_study",
     "save_healthy_study",
     "save_picture_study",
     "save_prior_study",
     "save_study",
     "save_tumour_study",
+    "save_tuning",
     "sensitivity",
     "sensitivity_at",
     "slice_average_precision",
@@ -102,5 +118,6 @@ __all__ = [
     "study_slices",
     "to_markdown",
     "total_variation",
+    "tune",
     "with_anomalies",
 ]

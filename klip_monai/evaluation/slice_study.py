@@ -254,7 +254,7 @@ def _parts(
     density = scored.maps
     maps = smooth(density, sigma_px=scored.smoothing_px)
     if calibrated:
-        gain = _expected(maps[-sizes[-1] :], groups[-1], grid).gain(images)
+        gain = expected_density(maps[-sizes[-1] :], groups[-1], grid).gain(images)
         density, maps = density * gain, maps * gain
     parts = zip(density.split(sizes), maps.split(sizes), groups, strict=True)
     return [_Part(d, m, _slice_scores(d, m, group.body, scored.statistic)) for d, m, group in parts]
@@ -266,8 +266,8 @@ def _slice_scores(density: torch.Tensor, maps: torch.Tensor, body: torch.Tensor,
     return slice_scores(maps, body)
 
 
-def _expected(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid) -> ExpectedDensity:
-    """Expected density from the smoothed maps of healthy slices."""
+def expected_density(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid) -> ExpectedDensity:
+    """Expected density from the smoothed maps of healthy slices, (B, 1, H, W)."""
     around_px = contrast_px(grid.pixel_mm)
     contrast = local_contrast(healthy.images, sigma_px=around_px)
     sums = ContrastSums.of(maps[healthy.body].numpy(), contrast[healthy.body].numpy())

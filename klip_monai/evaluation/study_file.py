@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from torch import nn
 
+from klip_monai import __version__
 from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle, open_workflow
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomalies import ANOMALIES
@@ -21,7 +23,7 @@ from klip_monai.evaluation.reading import Reading, Readings, ablation
 from klip_monai.evaluation.slice_study import StudySlices
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import AttenuationScale, FinerGrid, PoissonNoise, Tomography
-from klip_monai.prior import Denoiser
+from klip_monai.prior import Denoiser, weights_hash
 from klip_monai.sampling import SAMPLERS
 from klip_monai.standard import PriorGrid
 from klip_monai.training import SliceSet
@@ -60,6 +62,7 @@ class Study:
         device: where to score.
         seed: of the anomalies.
         search: the ``grid`` section, for tuning.
+        provenance: the file's content, the version, and the weights' hash by row, JSON-able.
     """
 
     title: str
@@ -72,6 +75,7 @@ class Study:
     device: Any
     seed: int
     search: Mapping[str, Any]
+    provenance: Mapping[str, Any]
 
 
 def read_study(path: str | Path, *, device: str | None = None) -> Study:
@@ -114,7 +118,12 @@ def read_study(path: str | Path, *, device: str | None = None) -> Study:
         device=parser["device"],
         seed=int(content.get("seed", 0)),
         search=content.get("grid") or {},
+        provenance={"version": __version__, "study": content, "weights_sha256": _hashes(rows)},
     )
+
+
+def _hashes(rows: Mapping[str, Entry]) -> dict[str, str]:
+    return {name: weights_hash(row.network) for name, row in rows.items() if isinstance(row.network, nn.Module)}
 
 
 class _Base:

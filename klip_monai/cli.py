@@ -359,7 +359,8 @@ def evaluate(
     for kind, part in result.studies.items():
         table = Table(kind, "image-level", "slice-level", "NFE", "s a slice", box=None, header_style="bold")
         for row in part.rows:
-            levels = (str(row.image_level or "none"), str(row.slice_level))
+            image_level = "none" if row.image_level is None else f"{row.image_level.value:.3f}"
+            levels = (image_level, f"{row.slice_level.value:.3f}")
             table.add_row(evaluation.row_title(row), *levels, str(row.passes), f"{row.seconds:.2g}")
         out.print(table)
     out.print(f"{output / 'study.md'}")

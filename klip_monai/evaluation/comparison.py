@@ -41,7 +41,7 @@ class DensityCurve:
 
 @dataclass(frozen=True)
 class Examples:
-    """Slices to look at: images, masks and heat maps of the first row, (N, 1, H, W), and the body's 99.9 % quantile."""
+    """Slices to look at: images, masks and heat maps, (N, 1, H, W), and the body's 99.9 % quantile."""
 
     images: torch.Tensor
     masks: torch.Tensor
@@ -59,7 +59,7 @@ class Comparison:
         patients: of the healthy slices, their number.
         calibration: number of slices that calibrated.
         curve: of the first row that is KLIP; None if there is none.
-        examples: by kind; empty if the first row gives no map.
+        examples: by kind, of the same row; empty if there is none.
     """
 
     title: str
@@ -125,11 +125,15 @@ def study_slices_of(study: Study, progress: Progress) -> tuple[StudySlices, Stud
     return healthy, calibration, anomalous
 
 
+def _first_klip(study: Study) -> Entry | None:
+    return next((e for e in study.rows.values() if isinstance(e.method, KLIPInferer | Readings)), None)
+
+
 def _curve(
     study: Study, healthy: StudySlices, anomalous: Mapping[str, StudySlices], progress: Progress
 ) -> DensityCurve | None:
     """The density by noise level, of a few slices; ``renoised``, whichever estimator the row has."""
-    entry = next((e for e in study.rows.values() if isinstance(e.method, KLIPInferer | Readings)), None)
+    entry = _first_klip(study)
     if entry is None:
         return None
     inferer = entry.method.inferer if isinstance(entry.method, Readings) else entry.method
@@ -156,9 +160,9 @@ def _curve(
 def _examples(
     study: Study, groups: list[StudySlices], kinds: list[str], keep: str | Path | None
 ) -> dict[str, Examples]:
-    """The first row's maps of a few slices of each kind; read again from what was kept, if it was."""
-    entry: Entry = next(iter(study.rows.values()))
-    if keep is None or not isinstance(entry.method, KLIPInferer | Readings):
+    """Maps of a few slices of each kind; read again from what was kept, if it was."""
+    entry = _first_klip(study)
+    if keep is None or entry is None:
         return {}
     images = torch.cat([group.images for group in groups])
     scored = score_slices(

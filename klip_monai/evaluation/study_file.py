@@ -105,7 +105,7 @@ def read_study(path: str | Path, *, device: str | None = None) -> Study:
     rows = {str(name): base.entry(str(name), row or {}) for name, row in content["rows"].items()}
     sides = [
         _slices(name, content.get(name) or {}, grid, home, default)
-        for name, default in (("slices", 400_000), ("calibration", 450_000))
+        for name, default in (("slices", 500_000), ("calibration", 550_000))
     ]
     return Study(
         title=str(content.get("title", path.stem)),

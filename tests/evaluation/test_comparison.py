@@ -176,3 +176,14 @@ def test_a_patient_on_both_sides_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["evaluate", str(study), "-o", str(tmp_path / "out"), "--device", "cpu"])
     assert result.exit_code != 0
     assert "got 2 patients of the study itself" in str(result.exception)
+
+
+def test_the_study_in_the_readme_is_one_of_under_25_lines(tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    text = readme.split("```yaml\n")[1].split("```")[0]
+    assert len(text.splitlines()) < 25
+    (tmp_path / "study.yaml").write_text(text)
+    study = read_study(tmp_path / "study.yaml", device="cpu")
+    assert len(study.rows) == 5
+    with pytest.raises(InputError, match="no readable manifest.csv"):
+        study.healthy()

@@ -185,5 +185,5 @@ def test_the_study_in_the_readme_is_one_of_under_25_lines(tmp_path):
     (tmp_path / "study.yaml").write_text(text)
     study = read_study(tmp_path / "study.yaml", device="cpu")
     assert len(study.rows) == 5
-    with pytest.raises(InputError, match="no readable manifest.csv"):
+    with pytest.raises(InputError, match=r"no readable manifest\.csv"):
         study.healthy()

@@ -318,13 +318,21 @@ def import_weights(
     value_range: Annotated[
         tuple[float, float], typer.Option(metavar="LOW HIGH", help="Values it was trained on; PaDIS: 0 1.")
     ] = (-1.0, 1.0),
+    patch: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Side of the patches it was trained on; PaDIS: 56. 0: whole slices, as for Patch Diffusion. Needed "
+            "for networks that know positions, like these two.",
+        ),
+    ] = None,
     bundle: Annotated[str, typer.Option(help="Bundle whose scoring settings to take.")] = "klip_ct_abdomen",
 ) -> None:
-    """Make a bundle from a diffusion model of gray slices that another program trained."""
+    """Make a bundle from a diffusion model of gray slices, or of their patches, that another program trained."""
     from klip_monai.bundle import find_bundle
     from klip_monai.training import import_weights as make_bundle
 
-    make_bundle(
+    height, width = make_bundle(
         source,
         output,
         base=find_bundle(bundle).root,
@@ -332,10 +340,11 @@ def import_weights(
         pixel_mm=pixel_mm,
         image_shape=None if image_size is None else (image_size, image_size),
         value_range=value_range,
+        patch=patch,
     )
     out.print(
-        f"{output}: imported. It has no thresholds yet: make them with `klip-monai calibrate --bundle {output} "
-        "--healthy FOLDER` from healthy scans that did not train it"
+        f"{output}: imported, for slices of {height} x {width}. It has no thresholds yet: make them with "
+        f"`klip-monai calibrate --bundle {output} --healthy FOLDER` from healthy scans that did not train it"
     )
 
 

@@ -160,6 +160,7 @@ def write_dicom_pm(
             content_description=_RESEARCH,
             **_identity("PM", algorithm),
         )
+        parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy()]
         # Neither a creator nor a side is known: both must be there, empty.
         parametric_map.ContentCreatorName = parametric_map.Laterality = ""
         parametric_map.save_as(path)
@@ -175,6 +176,14 @@ def _volume(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], source: S
         coordinate_system="PATIENT",
         frame_of_reference_uid=frame_of_reference,
     )
+
+
+def _anatomy() -> Dataset:
+    """Frame Anatomy: an unpaired part of the body. Optional, but dcmqi cannot read a map without it."""
+    anatomy = Dataset()
+    anatomy.FrameLaterality = "U"
+    anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept("38266002", "SCT", "Entire body")]
+    return anatomy
 
 
 def _segment(number: int, source: Sequence[Dataset], algorithm: Algorithm) -> SegmentDescription:

@@ -161,8 +161,8 @@ def write_dicom_pm(
             **_identity("PM", algorithm),
         )
         parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy()]
-        # Neither a creator nor a side is known: both must be there, empty.
-        parametric_map.ContentCreatorName = parametric_map.Laterality = ""
+        parametric_map.ContentCreatorName = ""
+        _sort_frames(parametric_map)
         parametric_map.save_as(path)
     return path
 
@@ -178,8 +178,23 @@ def _volume(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], source: S
     )
 
 
+def _sort_frames(parametric_map: Dataset) -> None:
+    """Store the frames along row direction x column direction: dcmqi 1.5.7 takes them as they come, wherever they lie.
+
+    The numbers in the frames' dimension indices stay theirs.
+    """
+    groups = list(parametric_map.PerFrameFunctionalGroupsSequence)
+    orientation = parametric_map.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+    normal = np.cross(*np.reshape(np.asarray(orientation, dtype=np.float64), (2, 3)))
+    places = [frame.PlanePositionSequence[0].ImagePositionPatient for frame in groups]
+    order = np.argsort(np.asarray(places, dtype=np.float64) @ normal, kind="stable")
+    pixels = np.frombuffer(parametric_map.FloatPixelData, "<f4").reshape(len(groups), -1)
+    parametric_map.FloatPixelData = pixels[order].tobytes()
+    parametric_map.PerFrameFunctionalGroupsSequence = [groups[index] for index in order]
+
+
 def _anatomy() -> Dataset:
-    """Frame Anatomy: an unpaired part of the body. Optional, but dcmqi cannot read a map without it."""
+    """Frame Anatomy: an unpaired part of the body. dcmqi cannot read a map without it."""
     anatomy = Dataset()
     anatomy.FrameLaterality = "U"
     anatomy.AnatomicRegionSequence = [hd.sr.CodedConcept("38266002", "SCT", "Entire body")]

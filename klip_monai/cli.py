@@ -122,16 +122,25 @@ def score(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     series_uid: Annotated[str | None, typer.Option(help="Which series, where the folder holds several.")] = None,
+    outputs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="What to write, with commas: nifti (NAME_heatmap.nii.gz, NAME_labels.nii.gz), seg-nrrd "
+            "(NAME_overlay.seg.nrrd), and for DICOM scans dicom-seg (NAME_seg.dcm) and dicom-pm (NAME_pm.dcm), which "
+            "carry the patient's name and study.  \\[default: nifti,seg-nrrd]",
+        ),
+    ] = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    if sinogram is not None and (series_uid or operator or views or angle_range):
+    if sinogram is not None and (series_uid or operator or views or angle_range or outputs):
         raise InputError(
-            "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range and "
-            "--series-uid"
+            "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
+            "--series-uid and --outputs"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
@@ -142,6 +151,8 @@ def score(
         return
     assert path is not None
     overrides = _overrides(operator, views, angle_range, estimator, twins, device)
+    if outputs is not None:
+        overrides["outputs"] = _outputs(outputs, path)
     with _progress() as bar:
         task = bar.add_task("reading", total=None)
         workflow = _open(
@@ -399,6 +410,19 @@ def tune(
     )
 
 
+def _outputs(text: str, path: Path) -> list[str]:
+    """Names of outputs, refused before any work where the scan cannot have them."""
+    from klip_monai.case import file_names
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    file_names("", names)
+    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")):
+        dicom = [name for name in names if name.startswith("dicom")]
+        if dicom:
+            raise InputError(f"--outputs: got {', '.join(dicom)} for {path.name}, expected a DICOM scan; leave it out")
+    return names
+
+
 def _source_and_hu(text: str) -> tuple[str, float]:
     source, _, hu = text.partition("=")
     try:
@@ -496,9 +520,10 @@ def _print_result(summary: dict[str, Any], source: Path) -> None:
     rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")
     for kind, file in files.items():
         rows.add_row(kind, escape(str(file)))
-    rows.add_row("", "")
-    rows.add_row("in 3D Slicer", escape(f"File > Add Data: {source}, then {Path(files['segmentation']).name}"))
-    rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))
+    if {"segmentation", "heatmap"} <= files.keys():
+        rows.add_row("", "")
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {source}, then {Path(files['segmentation']).name}"))
+        rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))
     out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
 
 

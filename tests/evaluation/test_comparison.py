@@ -140,7 +140,7 @@ def test_rows_become_what_they_say(tmp_path):
     assert isinstance(mismatch, KLIPInferer)
     assert isinstance(mismatch.data_operator, FinerGrid)
     assert isinstance(mismatch.noise, PoissonNoise)
-    assert fast.readings["KLIP"].window == (1.0, 0.085), "the bundle's"
+    assert fast.readings["KLIP"].window == (3.0, 0.25), "that of the configuration"
 
 
 @pytest.mark.parametrize(

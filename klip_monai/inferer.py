@@ -59,6 +59,9 @@ class KLIPInferer(Inferer):
         lowpass_px: restricts the density to structures wider than this Gaussian, in pixels of the prior's grid (see
             :class:`klip_monai.scoring.KLAccumulator`); 0 counts all.
         smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.
+        calibration: how strongly an ID reference is to calibrate the map, 0 (not) to 1 (fully), by what healthy tissue
+            of the same local contrast scores (see :class:`klip_monai.scoring.ExpectedDensity`). The inferer's own map
+            is not calibrated.
         twins: look-alikes that the prior makes of each slice; the density is then given in multiples of theirs (see
             :func:`klip_monai.scoring.over_twins`). 0 gives the density itself. Each one costs a run of its own.
         twin_sigma: noise level from which the prior makes a twin: the lower, the more it keeps of the slice.
@@ -92,6 +95,7 @@ class KLIPInferer(Inferer):
         cg_iterations: int = 5,
         lowpass_px: float = 1.0,
         smoothing_px: float = 1.5,
+        calibration: float = 1.0,
         twins: int = 0,
         twin_sigma: float = 1.0,
         twin_smoothing_px: float = 1.5,
@@ -125,7 +129,9 @@ class KLIPInferer(Inferer):
             raise ValueError(
                 f"twins, twin_sigma: got {twins} and {twin_sigma}, expected 0 or more and a level above {sigma_min}"
             )
-        self.lowpass_px, self.smoothing_px = lowpass_px, smoothing_px
+        if not 0 <= calibration <= 1:
+            raise ValueError(f"calibration: got {calibration}, expected 0 (none) to 1 (full)")
+        self.lowpass_px, self.smoothing_px, self.calibration = lowpass_px, smoothing_px, float(calibration)
         self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
@@ -140,7 +146,7 @@ class KLIPInferer(Inferer):
     def describe(self) -> dict[str, Any]:
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
         names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
-        names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px"]
+        names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px", "calibration"]
         names += ["window_levels", "draws"] if self.estimator == "renoised" else []
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}

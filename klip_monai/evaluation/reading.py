@@ -23,14 +23,15 @@ class Reading:
         smoothing_px: Gaussian smoothing of the density, pixels.
         statistic: slice score: "max", the highest in-body value of the smoothed map; "sum", the in-body sum of the
             density, which is the divergence of the whole slice.
-        calibrated: also give the map divided by what healthy tissue of the same local contrast scores.
+        calibration: also give the map calibrated by what healthy tissue of the same local contrast scores, with this
+            strength (see :class:`klip_monai.scoring.ExpectedDensity`); 0 does not.
     """
 
     window: tuple[float, float] | None = None
     lowpass_px: float = 0.0
     smoothing_px: float = 0.0
     statistic: Literal["max", "sum"] = "max"
-    calibrated: bool = False
+    calibration: float = 0.0
 
 
 def ablation(window: tuple[float, float], *, lowpass_px: float, smoothing_px: float) -> dict[str, Reading]:
@@ -45,7 +46,7 @@ def ablation(window: tuple[float, float], *, lowpass_px: float, smoothing_px: fl
         "D_KL": Reading(statistic="sum"),
         "spatial": Reading(None, lowpass_px, smoothing_px),
         "temporal": Reading(window, statistic="sum"),
-        "KLIP": Reading(window, lowpass_px, smoothing_px, calibrated=True),
+        "KLIP": Reading(window, lowpass_px, smoothing_px, calibration=1.0),
     }
 
 

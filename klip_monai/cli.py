@@ -58,6 +58,12 @@ class Estimator(str, Enum):
     trajectory = "trajectory"
 
 
+class Repair(str, Enum):
+    """Repairs that resample the scan, and so are made only when asked for."""
+
+    gaps = "gaps"
+
+
 class Device(str, Enum):
     """Where to compute."""
 
@@ -90,6 +96,10 @@ TwinsOption = Annotated[
     int | None,
     typer.Option(min=0, help="Look-alikes that each slice is measured against; each costs a run.  \\[default: 0]"),
 ]
+RepairOption = Annotated[
+    list[Repair] | None,
+    typer.Option(metavar="NAME", help="gaps: interpolate missing or unevenly spaced slices, over at most 10 mm."),
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
 SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]
 
@@ -107,7 +117,7 @@ def _options(
 def score(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     path: Annotated[
-        Path | None, typer.Argument(metavar="INPUT", help="DICOM folder, or NIfTI, NRRD or MetaImage file.")
+        Path | None, typer.Argument(metavar="INPUT", help="DICOM folder or archive, or NIfTI, NRRD or MetaImage file.")
     ] = None,
     sinogram: Annotated[
         Path | None, typer.Option(help="Instead of INPUT: raw line integrals, .npy, .npz, .mat, .h5 or .hdf5.")
@@ -121,7 +131,8 @@ def score(
     angle_range: AngleOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
-    series_uid: Annotated[str | None, typer.Option(help="Which series, where the folder holds several.")] = None,
+    series_uid: Annotated[str | None, typer.Option(help="Which series, where there are several (see inspect).")] = None,
+    repair: RepairOption = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
@@ -142,6 +153,8 @@ def score(
         return
     assert path is not None
     overrides = _overrides(operator, views, angle_range, estimator, twins, device)
+    if repair:
+        overrides["repair"] = [kind.value for kind in repair]
     with _progress() as bar:
         task = bar.add_task("reading", total=None)
         workflow = _open(
@@ -156,6 +169,35 @@ def score(
         workflow.run()
         bar.update(task, description="done")
     _print_result(workflow.evaluator.state.output[0]["summary"], path)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Folder, DICOMDIR, zip or tar archive with DICOM files.")],
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as JSON, too.")] = None,
+    repair: RepairOption = None,
+) -> None:
+    """List the series under a path and say which can be scored; shows no names or IDs of patients."""
+    from klip_monai.io import index_series
+    from klip_monai.io.summary import write_summary
+
+    index = index_series(path, fill_gaps=Repair.gaps in (repair or []))
+    table = Table(box=None, header_style="bold", padding=(0, 1))
+    for title in ("series", "", "description", "slices", "mm", "orientation", "kernel", "contrast", "verdict"):
+        table.add_column(title, overflow="fold")
+    colours = {"usable": "green", "usable after repair": "yellow", "refused": "red"}
+    for info in index.series:
+        mm = " x ".join("?" if value is None else f"{value:.3g}" for value in info.spacing_mm)
+        words = (info.description, str(info.n_slices), mm, info.orientation, info.kernel, info.contrast)
+        colour, reason = colours[info.verdict], f": {info.reason}" if info.reason else ""
+        verdict = f"[{colour}]{info.verdict}[/{colour}]{escape(reason)}"
+        table.add_row(info.name, escape(info.modality), *map(escape, words), verdict)
+    out.print(table)
+    left = dict(index.passed_over) | ({"damaged": index.damaged} if index.damaged else {})
+    if left:
+        out.print("passed over: " + ", ".join(f"{count} x {escape(what)}" for what, count in left.items()))
+    if json is not None:
+        write_summary(json, index.describe())
 
 
 @app.command()

@@ -140,7 +140,7 @@ def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = Fal
         check_rescale(header, f"{label}, {_name(header)}")
     repeated = [place for place, count in Counter(grid.places.tolist()).items() if count > 1]
     for place in repeated:
-        tag = phase_tag([headers[index] for index in np.flatnonzero(grid.places == place)])
+        tag = phase_tag([headers[index] for index in np.flatnonzero(grid.places == place).tolist()])
         if tag:
             raise InputError(
                 f"{label}: got {len(repeated)} occupied position(s) with slices that differ in {tag}, expected one "
@@ -153,8 +153,8 @@ def _choose(scan: Scan, path: Path, series_uid: str | None) -> str:
     """Pick the one CT series that is meant, or say what is there instead."""
     if scan.damaged:
         raise InputError(
-            f"{path}: got {len(scan.damaged)} damaged or incomplete DICOM file(s), first {Path(scan.damaged[0]).name!r}, "
-            "expected complete files; copy them again or remove them from the folder"
+            f"{path}: got {len(scan.damaged)} damaged or incomplete DICOM file(s), first "
+            f"{Path(scan.damaged[0]).name!r}, expected complete files; copy them again or remove them from the folder"
         )
     found = scan.volumes
     ct = {key: headers for key, headers in found.items() if text(headers[0], "Modality") == "CT"}

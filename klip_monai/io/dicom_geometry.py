@@ -113,8 +113,8 @@ def series_grid(
     repeats = len(positions) - len(distinct)
     if len(distinct) < MIN_SLICES:
         raise InputError(
-            f"{label}: got {repeats} slice(s) at an occupied position, and {len(distinct)} elsewhere, expected at least "
-            f"{MIN_SLICES} slices of one volume; give the folder with the whole series"
+            f"{label}: got {repeats} slice(s) at an occupied position, and {len(distinct)} elsewhere, expected at "
+            f"least {MIN_SLICES} slices of one volume; give the folder with the whole series"
         )
     repairs = [f"{repeats} repeated slice(s) dropped, if their pixels are the same"] if repeats else []
     direction, tilt = _slice_direction(distinct, normal, label)

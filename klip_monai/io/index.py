@@ -107,12 +107,13 @@ def index_series(path: str | os.PathLike[str], *, fill_gaps: bool = False) -> Se
     path = Path(path)
     if not path.exists():
         raise InputError(
-            f"path: got {str(path)!r}, expected an existing folder, DICOMDIR, zip or tar with DICOM files; check the path"
+            f"path: got {str(path)!r}, expected an existing folder, DICOMDIR, zip or tar with DICOM files; "
+            "check the path"
         )
     with DicomFiles(path) as files:
         scan = scan_headers(files)
         series = [_info(key, headers, files, fill_gaps=fill_gaps) for key, headers in scan.volumes.items()]
-    return SeriesIndex(series, dict(scan.passed_over.most_common()), len(scan.damaged))
+    return SeriesIndex(series, dict(sorted(scan.passed_over.items())), len(scan.damaged))
 
 
 def list_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:

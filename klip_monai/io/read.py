@@ -52,8 +52,9 @@ def read_volume(
     Returns:
         float32 HU of shape (1, X, Y, Z) with the (4, 4) float64 affine to RAS mm. For DICOM X is the column, Y the
         row and Z the slice, ascending along row direction x column direction; the slice axis leans where the gantry
-        was tilted. The memory may be strided; nothing is resampled, unless asked for. `meta` holds "filename_or_obj" (the path as given), "format" ("dicom", "nifti" or "nrrd", the
-        latter for MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
+        was tilted. The memory may be strided; nothing is resampled, unless asked for.
+        `meta` holds "filename_or_obj" (the path as given), "format" ("dicom", "nifti" or "nrrd", the latter for
+        MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
         unless a DICOM file has one), "modality" ("CT" for DICOM, else None), "space" ("RAS"), "affine",
         "original_affine", "spatial_shape" (X, Y, Z), "original_channel_dim" and "repairs" (what was not as it should
         be and what was done about it, "" for most scans).
@@ -166,8 +167,9 @@ def _check_grid(shape: tuple[int, ...], affine: npt.NDArray[np.float64], label: 
     # A gantry tilts by up to 30 degrees, and leaves the slices themselves right-angled.
     if in_plane > MAX_AXIS_COSINE or cosine > _MAX_TILT_COSINE:
         raise InputError(
-            f"{label}: got axes {90 - np.degrees(np.arcsin(min(cosine, 1.0))):.2f} degrees apart (sheared, as by a "
-            "gantry tilt), expected right angles in each slice, and a tilt of at most 35 degrees; resample to a right-angled grid first"
+            f"{label}: got axes {90 - np.degrees(np.arcsin(min(max(in_plane, cosine), 1.0))):.2f} degrees apart "
+            "(sheared), expected right angles in each slice, and a gantry tilt of at most 35 degrees; resample to a "
+            "right-angled grid first"
         )
 
 

@@ -109,7 +109,8 @@ def as_affine(affine: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.float64]:
     cosine, _ = axis_cosines(matrix)
     if cosine > MAX_AXIS_COSINE:
         raise InputError(
-            f"affine: got axes that are not perpendicular within a slice: cosine {cosine:.2g}, expected at most {MAX_AXIS_COSINE:g}; "
+            f"affine: got axes that are not perpendicular within a slice: cosine {cosine:.2g}, expected at "
+            f"most {MAX_AXIS_COSINE:g}; "
             "resample the series to an orthogonal grid first"
         )
     return matrix

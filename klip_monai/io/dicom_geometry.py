@@ -129,7 +129,8 @@ def series_grid(
     if np.abs(along - step * heights).max() > POSITION_TOLERANCE_MM:
         if not fill_gaps or np.diff(along).max() > MAX_GAP_MM + POSITION_TOLERANCE_MM:
             raise InputError(f"{label}: {_why_irregular(distinct @ normal)}")
-        n_slices = round(along[-1] / float(np.median(np.diff(along)))) + 1
+        # Of uneven distances a short one, so that no slice is lost between two of the grid.
+        n_slices = round(along[-1] / float(np.quantile(np.diff(along), 0.25))) + 1
         step = along[-1] / (n_slices - 1)
         heights = along / step
         near = np.abs(heights - heights.round()) * step <= POSITION_TOLERANCE_MM

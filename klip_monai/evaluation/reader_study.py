@@ -261,8 +261,14 @@ def _dicom2nifti(folder: Path) -> list[Volume]:
 
 
 def _niftis(folder: Path) -> list[Volume]:
-    images = [nib.load(path) for path in sorted(folder.glob("*.nii"))]
-    return [(np.asarray(image.dataobj), np.asarray(image.affine)) for image in images]  # type: ignore[attr-defined]
+    """All volumes of a folder; a fourth axis counts as volumes of their own."""
+    volumes: list[Volume] = []
+    for path in sorted(folder.glob("*.nii")):
+        image = nib.Nifti1Image.load(path)
+        values = np.asarray(image.dataobj)
+        parts = np.moveaxis(values, 3, 0) if values.ndim == 4 else [values]
+        volumes += [(part, np.asarray(image.affine)) for part in parts]
+    return volumes
 
 
 READERS: dict[str, Reader] = {

@@ -264,7 +264,7 @@ def _niftis(folder: Path) -> list[Volume]:
     """All volumes of a folder; a fourth axis counts as volumes of their own."""
     volumes: list[Volume] = []
     for path in sorted(folder.glob("*.nii")):
-        image = nib.Nifti1Image.load(path)
+        image: Any = nib.load(path)
         values = np.asarray(image.dataobj)
         parts = np.moveaxis(values, 3, 0) if values.ndim == 4 else [values]
         volumes += [(part, np.asarray(image.affine)) for part in parts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from klip_monai import __version__
+from klip_monai.errors import InputError
 from klip_monai.io.atomic import publish
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.preview import write_preview
@@ -26,15 +27,31 @@ _TWINS = ("times the twins", "multiples of what twins made by the prior score, c
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
 
 
-def file_names(name: str) -> dict[str, str]:
-    """Names of the files of a case, by kind."""
-    return {
-        "heatmap": f"{name}_heatmap.nii.gz",
-        "labels": f"{name}_labels.nii.gz",
-        "segmentation": f"{name}_overlay.seg.nrrd",
-        "preview": f"{name}_preview.png",
-        "summary": f"{name}_summary.json",
-    }
+OUTPUTS: dict[str, dict[str, str]] = {
+    "nifti": {"heatmap": "heatmap.nii.gz", "labels": "labels.nii.gz"},
+    "seg-nrrd": {"segmentation": "overlay.seg.nrrd"},
+    "dicom-seg": {"dicom_seg": "seg.dcm"},
+    "dicom-pm": {"dicom_pm": "pm.dcm"},
+}
+"""Outputs that can be chosen: endings of their files, by kind. Preview and summary are always written."""
+
+DEFAULT_OUTPUTS = ("nifti", "seg-nrrd")
+
+
+def file_names(name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, str]:
+    """Names of the files of a case, by kind.
+
+    Raises:
+        InputError: for an output that is not among :data:`OUTPUTS`.
+    """
+    unknown = [output for output in outputs if output not in OUTPUTS]
+    if unknown:
+        raise InputError(
+            f"outputs: got {', '.join(unknown)}, expected some of {', '.join(OUTPUTS)}; check the spelling"
+        )
+    endings = {kind: ending for output in outputs for kind, ending in OUTPUTS[output].items()}
+    endings |= {"preview": "preview.png", "summary": "summary.json"}
+    return {kind: f"{name}_{ending}" for kind, ending in endings.items()}
 
 
 @dataclass(frozen=True)
@@ -136,28 +153,35 @@ def remarks(slices: int, reference: IDReference) -> list[str]:
     ]
 
 
-def save_case(case: Case, output_dir: str | Path) -> dict[str, Any]:
+def save_case(case: Case, output_dir: str | Path, *, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, Any]:
     """Write all files of a case, or none.
 
     Args:
         case: the scored scan.
         output_dir: folder; made if missing.
+        outputs: which of :data:`OUTPUTS` to write. The DICOM ones carry the patient module of the source, so that an
+            archive files them with its study; no other output carries anything of it.
 
     Returns:
         The summary, with timings and the paths of the ``files``.
 
     Raises:
+        InputError: an unknown output, or a DICOM output of a scan that was not read from DICOM files.
         OutputError: if the folder cannot be written to; nothing is left behind then.
     """
     start = time.perf_counter()
     summary, reference, meta = summarize(case), case.reference, case.volume.meta
-    names = file_names(summary["name"])
+    names = file_names(summary["name"], outputs)
     affine = np.asarray(case.volume.affine, dtype=np.float64)
     ct, nats, label_values = (part[0].cpu().numpy() for part in (case.volume, case.heatmap, case.labels))
     with publish(output_dir, last=names["summary"]) as staging:
-        write_heatmap(staging / names["heatmap"], nats, affine)
-        write_labels(staging / names["labels"], label_values, affine)
-        write_segmentation(staging / names["segmentation"], label_values, affine)
+        if "nifti" in outputs:
+            write_heatmap(staging / names["heatmap"], nats, affine)
+            write_labels(staging / names["labels"], label_values, affine)
+        if "seg-nrrd" in outputs:
+            write_segmentation(staging / names["segmentation"], label_values, affine)
+        if {"dicom-seg", "dicom-pm"} & set(outputs):
+            _write_dicom(case, staging, names)
         write_preview(
             staging / names["preview"],
             ct,
@@ -165,7 +189,7 @@ def save_case(case: Case, output_dir: str | Path) -> dict[str, Any]:
             label_values,
             affine,
             title=summary["name"],
-            scale=(0.5 * reference.suspicious, 1.25 * reference.strong),
+            scale=_scale(reference),
             thresholds=(reference.suspicious, reference.strong),
             lines=_headlines(summary),
             unit=_unit(case.provenance)[0],
@@ -178,6 +202,40 @@ def save_case(case: Case, output_dir: str | Path) -> dict[str, Any]:
         write_summary(staging / names["summary"], summary)
     summary["files"] = {kind: str(Path(output_dir) / name) for kind, name in names.items()}
     return summary
+
+
+def _scale(reference: IDReference) -> tuple[float, float]:
+    """Heat map values shown as the first and the last colour: the same for every scan of a bundle."""
+    return 0.5 * reference.suspicious, 1.25 * reference.strong
+
+
+def _write_dicom(case: Case, folder: Path, names: Mapping[str, str]) -> None:
+    """Write the DICOM objects that have a name."""
+    from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, TIMES_THE_TWINS, Algorithm, write_dicom_pm, write_dicom_seg
+    from klip_monai.io.dicom_source import source_headers
+
+    meta, provenance = case.volume.meta, case.provenance
+    affine = np.asarray(case.volume.affine, dtype=np.float64)
+    if meta["format"] != "dicom" or not meta["series_uid"]:
+        raise InputError(
+            f"outputs: got {meta['format']} without a DICOM series, expected one for dicom-seg and dicom-pm, which are "
+            "filed with its study; leave them out"
+        )
+    x, y, z = (int(size) for size in case.volume.shape[1:])
+    source = source_headers(meta["filename_or_obj"], series_uid=meta["series_uid"], shape=(x, y, z), affine=affine)
+    algorithm = Algorithm(provenance["bundle"], provenance["bundle_version"], provenance.get("key", ""))
+    if "dicom_seg" in names:
+        write_dicom_seg(folder / names["dicom_seg"], case.labels[0], affine, source=source, algorithm=algorithm)
+    if "dicom_pm" in names:
+        write_dicom_pm(
+            folder / names["dicom_pm"],
+            case.heatmap[0],
+            affine,
+            source=source,
+            algorithm=algorithm,
+            scale=_scale(case.reference),
+            unit=NATS_PER_PIXEL if _unit(provenance) is _NATS else TIMES_THE_TWINS,
+        )
 
 
 def _headlines(summary: Mapping[str, Any]) -> list[str]:

@@ -54,7 +54,8 @@ class KLIPInferer(Inferer):
         data_operator: makes the data in place of ``operator``, which still reconstructs them (a mismatch, as real
             scanners have): same slices and shape of y, and the same physical units before scaling. None: ``operator``.
         data_std: standard deviation s assumed by the posterior denoiser.
-        cg_iterations: conjugate-gradient steps per posterior denoising.
+        cg_iterations: conjugate-gradient steps per posterior denoising. 5 do for white noise; noise that differs from
+            ray to ray, as that of photons does, needs about 20.
         lowpass_px: restricts the density to structures wider than this Gaussian, in pixels of the prior's grid (see
             :class:`klip_monai.scoring.KLAccumulator`); 0 counts all.
         smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.

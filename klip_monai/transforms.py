@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 
-from klip_monai.case import Case, save_case
+from klip_monai.case import DEFAULT_OUTPUTS, Case, file_names, save_case
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import check_writable
 from klip_monai.io.read import read_volume
@@ -245,9 +245,10 @@ class ThresholdHeatmapd(MapTransform):
 
 
 class SaveOverlayd(MapTransform):
-    """Write a case: heat map, labels, segmentation, summary and preview, all or nothing.
+    """Write a case: the chosen outputs, summary and preview, all or nothing.
 
-    Files are ``NAME_heatmap.nii.gz``, ``NAME_labels.nii.gz``, ``NAME_overlay.seg.nrrd``, ``NAME_preview.png`` and
+    Files are ``NAME_heatmap.nii.gz`` and ``NAME_labels.nii.gz`` (output "nifti"), ``NAME_overlay.seg.nrrd``
+    ("seg-nrrd"), ``NAME_seg.dcm`` ("dicom-seg"), ``NAME_pm.dcm`` ("dicom-pm"), and always ``NAME_preview.png`` and
     ``NAME_summary.json``, where NAME is the ``name`` in the volume's meta. The summary is also put under ``summary``.
 
     Args:
@@ -258,8 +259,11 @@ class SaveOverlayd(MapTransform):
         heatmap_key: key of the heat map, MetaTensor float32 (1, X, Y, Z).
         source_key: key of the volume, MetaTensor float32 HU (1, X, Y, Z).
         score_key: key of the scan score.
+        outputs: what to write, see :data:`klip_monai.case.OUTPUTS`. The DICOM outputs need a scan read from DICOM
+            files, and carry the patient module of the source.
 
     Raises:
+        InputError: when built, for an unknown output; when called, for a DICOM output of another format.
         OutputError: when built, if ``output_dir`` cannot be written to; when called, if writing fails.
     """
 
@@ -273,9 +277,12 @@ class SaveOverlayd(MapTransform):
         heatmap_key: str = "heatmap",
         source_key: str = "source",
         score_key: str = "scan_score",
+        outputs: Sequence[str] = DEFAULT_OUTPUTS,
     ) -> None:
         super().__init__(keys)
         check_writable(output_dir)
+        file_names("", outputs)
+        self.outputs = tuple(outputs)
         self.score_key = score_key
         self.output_dir, self.reference, self.provenance = Path(output_dir), reference, provenance
         self.heatmap_key, self.source_key = heatmap_key, source_key
@@ -292,7 +299,7 @@ class SaveOverlayd(MapTransform):
                 reference=self.reference,
                 provenance=self.provenance,
             )
-            d["summary"] = save_case(case, self.output_dir)
+            d["summary"] = save_case(case, self.output_dir, outputs=self.outputs)
         return d
 
 

@@ -60,6 +60,27 @@ def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
     assert "Slicer" in result.stdout
 
 
+def test_chosen_outputs_of_a_dicom_series_are_written_and_no_others(series, tmp_path):
+    chosen = ("dicom-seg", "dicom-pm")
+    result = klip_monai(
+        "score", series, "-o", tmp_path / "out", "--outputs", ",".join(chosen), "--bundle", "klip_ct_phantom"
+    )
+    assert result.returncode == 0, result.stderr
+    names = file_names("series", chosen)
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(names.values())
+    source = pydicom.dcmread(next(series.iterdir()))
+    for kind, modality in (("dicom_seg", "SEG"), ("dicom_pm", "OT")):
+        written = pydicom.dcmread(tmp_path / "out" / names[kind])
+        assert written.Modality == modality
+        assert written.StudyInstanceUID == source.StudyInstanceUID
+
+
+@pytest.mark.parametrize(("outputs", "word"), [("nifti,scene3", "scene3"), ("dicom-seg", "DICOM")])
+def test_outputs_that_cannot_be_are_refused_before_any_work(small_ct, tmp_path, outputs, word):
+    assert_refused(klip_monai("score", small_ct, "-o", tmp_path / "out", "--outputs", outputs), "outputs", word)
+    assert not (tmp_path / "out").exists()
+
+
 def test_same_seed_gives_identical_overlays_and_another_seed_does_not(small_ct, tmp_path):
     heatmaps = []
     for run, seed in enumerate((0, 0, 1)):

@@ -1,4 +1,4 @@
-"""How well anomalies are found: metrics, studies and their tables. Needs the extra ``eval`` (scikit-learn)."""
+"""How well anomalies are found: metrics, studies and their tables."""
 
 from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.anomaly_study import AnomalyStudy, healthy_slices, run_anomaly_study, with_anomalies

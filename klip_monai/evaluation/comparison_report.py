@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from klip_monai.evaluation.slice_study import SliceStudy
 from klip_monai.io.atomic import publish
 from klip_monai.io.summary import write_summary
 
-_COLOURS = matplotlib.colormaps["tab10"].colors + matplotlib.colormaps["Set2"].colors  # type: ignore[attr-defined]
-_DASHES = ("-", "--", "-.", ":")
+_CURVES = 10  # more ROC curves in one picture cannot be told apart
+_COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
 
 
 def comparison_to_markdown(comparison: Comparison) -> str:
@@ -80,18 +81,19 @@ def _draw(figure: Figure, path: Path) -> None:
 
 
 def _roc(kind: str, study: SliceStudy) -> Figure:
-    """Slice-level ROC of every row, the best first in the legend."""
-    figure = Figure(figsize=(9.5, 5.2), dpi=110, layout="constrained")
+    """Slice-level ROC of the best rows, the best first in the legend."""
+    figure = Figure(figsize=(10.5, 5.2), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     rows = sorted(study.rows, key=lambda row: -row.slice_level.value)
-    for index, row in enumerate(rows):
+    for index, row in enumerate(rows[:_CURVES]):
         labels = [0] * len(row.healthy_scores) + [1] * len(row.scores)
         fpr, tpr, _ = roc_curve(labels, [*row.healthy_scores, *row.scores])
-        colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
-        label = f"{row.slice_level.value:.3f}  {row_title(row)}"
-        axes.plot(fpr, tpr, color=colour, linestyle=dash, linewidth=1.6, label=label)
+        label = textwrap.shorten(f"{row.slice_level.value:.3f}  {row_title(row)}", 52, placeholder=" ...")
+        axes.plot(fpr, tpr, color=_COLOURS[index], linewidth=1.6, label=label)
     axes.plot([0, 1], [0, 1], color="#999999", linewidth=0.8)
-    axes.set(xlabel="healthy slices called", ylabel="anomalous slices found", title=f"Slice level: {kind}", aspect=1)
+    some = f", the best {_CURVES} of {len(rows)}" if len(rows) > _CURVES else ""
+    title = f"Slice level: {kind}{some}"
+    axes.set(xlabel="healthy slices called", ylabel="anomalous slices found", title=title, aspect=1)
     axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=8, frameon=False, title="AUROC")
     return figure
 

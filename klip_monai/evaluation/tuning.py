@@ -24,7 +24,7 @@ from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import publish
 from klip_monai.io.summary import write_summary
 from klip_monai.prior import log_sigmas
-from klip_monai.scoring import Window, smooth
+from klip_monai.scoring import Window, contrast_px, local_contrast, smooth
 from klip_monai.standard import PriorGrid
 
 _DEFAULTS: Mapping[str, Any] = {
@@ -90,6 +90,7 @@ def tune(study: Study, *, keep: str | Path | None = None) -> list[Setting]:
         healthy, calibration, anomalous = study_slices_of(study, progress)
         groups = [healthy, *anomalous.values(), calibration]
         images = torch.cat([group.images for group in groups])
+        contrast = local_contrast(images, sigma_px=contrast_px(study.grid.pixel_mm))
         for name, entry in rows.items():
             reading = _bins(entry, search)
             task = progress.add_task(name, total=len(images))
@@ -104,7 +105,7 @@ def tune(study: Study, *, keep: str | Path | None = None) -> list[Setting]:
             densities = {key: value.maps for key, value in scored.items() if value.maps is not None}
             points = list(_points(reading, search))
             for point in progress.track(points, description=f"{name}: settings"):
-                settings.append(_judge(name, point, densities, groups, list(anomalous), study.grid))
+                settings.append(_judge(name, point, densities, groups, list(anomalous), contrast, study.grid))
     return sorted(settings, key=lambda setting: -setting.mean)
 
 
@@ -147,6 +148,7 @@ def _judge(
     densities: Mapping[str, torch.Tensor],
     groups: Sequence[StudySlices],
     kinds: Sequence[str],
+    contrast: torch.Tensor,
     grid: PriorGrid,
 ) -> Setting:
     names, reading = point
@@ -154,8 +156,7 @@ def _judge(
     maps = smooth(density, sigma_px=reading.smoothing_px)
     sizes = [len(group) for group in groups]
     if reading.calibrated:
-        images = torch.cat([group.images for group in groups])
-        maps = maps * expected_density(maps[-sizes[-1] :], groups[-1], grid).gain(images)
+        maps = maps * expected_density(maps[-sizes[-1] :], groups[-1], grid).gain_at(contrast)
     well, *ill, _ = maps.split(sizes)
     healthy = slice_scores(well, groups[0].body)
     image_level, slice_level = {}, {}

@@ -14,7 +14,7 @@ import torch
 
 from klip_monai.errors import InputError
 from klip_monai.io.segments import SCT_MORPHOLOGICALLY_ABNORMAL, SEGMENTS
-from klip_monai.io.source_grid import MAX_AXIS_COSINE, as_affine, as_finite_volume, as_labels, axis_cosines
+from klip_monai.io.source_grid import as_affine, as_finite_volume, as_labels
 
 _SCANNER_ANATOMICAL = 1
 # Level 1 is about five times faster than the default 9 and a few per cent larger on float heat maps.
@@ -130,16 +130,11 @@ def write_segmentation(
 def _write_nifti(
     path: str | Path, voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], *, description: str
 ) -> Path:
-    """Write one NIfTI-1 file; qform and sform agree, so that it does not matter which of them a reader prefers.
-
-    A qform cannot hold the leaning slice axis of a tilted gantry. It is left out then: readers that know no sform
-    refuse the file, which beats showing it centimetres off.
-    """
+    """Write one NIfTI-1 file; qform and sform agree, so that it does not matter which of them a reader prefers."""
     path = _with_suffix(path, ".nii.gz")
     image = nib.Nifti1Image(voxels, affine)
     image.set_sform(affine, code=_SCANNER_ANATOMICAL)
-    tilted = max(axis_cosines(affine)) > MAX_AXIS_COSINE
-    image.set_qform(affine, code=0 if tilted else _SCANNER_ANATOMICAL, strip_shears=True)
+    image.set_qform(affine, code=_SCANNER_ANATOMICAL)
     image.header.set_xyzt_units("mm")
     image.header["descrip"] = description.encode("ascii")
     # An empty name and no time stamp keep the bytes the same from run to run.

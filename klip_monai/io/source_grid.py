@@ -84,18 +84,19 @@ def as_labels(labels: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def as_affine(affine: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.float64]:
+def as_affine(affine: npt.ArrayLike | torch.Tensor, *, may_lean: bool = False) -> npt.NDArray[np.float64]:
     """Give a checked voxel-to-RAS matrix in mm.
 
     Args:
         affine: (4, 4) matrix.
+        may_lean: allow a slice axis that leans, as it does where the gantry was tilted: DICOM can hold it, while a NIfTI
+            qform and a Slicer volume cannot (see :func:`klip_monai.io.straighten.straighten`).
 
     Returns:
         The matrix as float64.
 
     Raises:
-        InputError: not (4, 4), not finite, singular, or with axes that are not perpendicular within the axial plane.
-            The slice axis may lean, as it does where the gantry was tilted.
+        InputError: not (4, 4), not finite, singular, or with axes that are not perpendicular.
     """
     values = affine.detach().cpu().numpy() if isinstance(affine, torch.Tensor) else affine
     matrix = np.asarray(values, dtype=np.float64)
@@ -106,11 +107,11 @@ def as_affine(affine: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.float64]:
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     if not (spacing > 0).all():
         raise InputError(f"affine: got voxel spacing {spacing.tolist()} mm, expected three positive lengths")
-    cosine, _ = axis_cosines(matrix)
+    in_plane, leaning = axis_cosines(matrix)
+    cosine = in_plane if may_lean else max(in_plane, leaning)
     if cosine > MAX_AXIS_COSINE:
         raise InputError(
-            f"affine: got axes that are not perpendicular within a slice: cosine {cosine:.2g}, expected at "
-            f"most {MAX_AXIS_COSINE:g}; "
+            f"affine: got axes that are not perpendicular: cosine {cosine:.2g}, expected at most {MAX_AXIS_COSINE:g}; "
             "resample the series to an orthogonal grid first"
         )
     return matrix

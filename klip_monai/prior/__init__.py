@@ -15,7 +15,7 @@ from klip_monai.prior.handlers import (
 )
 from klip_monai.prior.loss import EDMLoss, EDMPrepareBatch, FixedNoisePrepareBatch
 from klip_monai.prior.patch_batches import PatchPrepareBatch
-from klip_monai.prior.patches import PatchDenoiser, PatchGrid
+from klip_monai.prior.patches import PatchDenoiser, PatchGrid, PatchNetwork
 from klip_monai.prior.sigmas import log_sigmas
 from klip_monai.prior.song_unet import SongUNet
 from klip_monai.prior.validation import DenoisingLoss, ValidationReport
@@ -38,6 +38,7 @@ __all__ = [
     "LearningRate",
     "PatchDenoiser",
     "PatchGrid",
+    "PatchNetwork",
     "PatchPrepareBatch",
     "ProgressReport",
     "SeededBatchSampler",

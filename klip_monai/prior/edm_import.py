@@ -39,7 +39,8 @@ def import_edm(path: str | Path) -> ImportedPrior:
         path: ``network-snapshot-*.pkl``.
 
     Returns:
-        The prior, as :class:`klip_monai.prior.EDMDenoiser`.
+        The prior, as :class:`klip_monai.prior.EDMDenoiser`. One that knows positions was trained on patches: those of
+        Patch Diffusion up to whole images, those of PaDIS smaller, out of padded images; the file does not tell which.
 
     Raises:
         BundleError: if the file is no such pickle, asks for code to be executed, or holds another network; what is
@@ -82,6 +83,7 @@ def import_edm(path: str | Path) -> ImportedPrior:
         image_shape=(side, side),
         multiple=2 ** (len(settings.get("channel_mult", (1, 2, 2, 2))) - 1),
         description=f"{_NETWORK} with {outer.class_name}, imported from {path.name}",
+        knows_positions=settings["in_channels"] == 3,
     )
 
 

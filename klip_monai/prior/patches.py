@@ -3,18 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from einops import rearrange
 from torch import nn
 
 from klip_monai.errors import InputError
-from klip_monai.prior.denoiser import Denoiser, UNetDenoiser, per_slice
+from klip_monai.prior.denoiser import Denoiser, per_slice
 
 AIR = -1.0  # what lies around a slice; the lower end of every window of HU
 _SPREAD = (0.7548776662, 0.5698402910)  # powers of 1/1.3247...: multiples of them, modulo 1, fill the square evenly
 
 Offset = tuple[int, int]
+
+
+class PatchNetwork(Protocol):
+    """A denoiser of patches that is told where they lie: `UNetDenoiser`, or an `EDMDenoiser` with positions."""
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(P, Q) of a patch, in pixels."""
+        ...
+
+    def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor, box: torch.Tensor, /) -> torch.Tensor:
+        """Denoise patches.
+
+        Args:
+            x: noisy patches (N, 1, P, Q), float32.
+            sigma: noise level > 0, one for all patches or one per patch (N,).
+            box: top, left, bottom and right edge of each patch (N, 4), see `PatchGrid.boxes`.
+
+        Returns:
+            Denoised patches, same shape, float32.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -33,6 +56,28 @@ class PatchGrid:
 
     image_shape: tuple[int, int]
     patch_shape: tuple[int, int]
+
+    @classmethod
+    def of_padded(cls, side: int, patch: int) -> PatchGrid:
+        """The grid of square slices that have a given side with the padding, as PaDIS counts it.
+
+        A padded side R = H + 2 m is that of a single H for each P: with n = ceil(R / P) - 1 patches along a side it is
+        H = 2 n P - R. For PaDIS that makes 256 of 304 pixels in patches of 56, with 24 pixels of padding on each side.
+
+        Args:
+            side: R, in pixels.
+            patch: P, side of the patches, in pixels.
+
+        Raises:
+            InputError: if no slice remains.
+        """
+        slice_side = 2 * (-(-side // patch) - 1) * patch - side
+        if slice_side < 1:
+            raise InputError(
+                f"patch: got {patch}, which leaves no slice within {side} pixels, its padding included; expected less "
+                "than that, and not half of it."
+            )
+        return cls((slice_side, slice_side), (patch, patch))
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -69,7 +114,7 @@ class PatchGrid:
         return torch.cartesian_prod(*starts)
 
     def boxes(self, corners: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-        """Edges of patches in units in which the padded slice reaches from -1 to 1, as `UNetDenoiser` takes them.
+        """Edges of patches in units in which the padded slice reaches from -1 to 1, as a `PatchNetwork` takes them.
 
         Args:
             corners: row and column of the first pixel within the padded slice, int64 (N, 2).
@@ -98,7 +143,7 @@ class PatchDenoiser(nn.Module):
     size; the prior knows positions relative to the padded slice, so it should be about the size it was trained at.
 
     Args:
-        unet: the network; its ``image_shape`` is the shape of a patch.
+        unet: the network, a module; its ``image_shape`` is the shape of a patch.
         offsets: partitions whose results are averaged when whole slices are denoised, spread evenly. One is cheapest;
             more soften the seams between patches, at as many times the cost.
         max_patches: patches that pass the network together; bounds the memory.
@@ -107,7 +152,7 @@ class PatchDenoiser(nn.Module):
         InputError: if ``offsets`` or ``max_patches`` is below 1.
     """
 
-    def __init__(self, unet: UNetDenoiser, *, offsets: int = 2, max_patches: int = 256) -> None:
+    def __init__(self, unet: PatchNetwork, *, offsets: int = 2, max_patches: int = 256) -> None:
         super().__init__()
         if min(offsets, max_patches) < 1:
             raise InputError(f"offsets, max_patches: got {offsets} and {max_patches}, expected at least 1 each.")
@@ -119,7 +164,7 @@ class PatchDenoiser(nn.Module):
         Args:
             x: noisy slices (B, 1, H, W) or patches (B, 1, P, Q), float32.
             sigma: noise level > 0, one for all or one per slice or patch (B,).
-            box: where patches lie, (B, 4), see `UNetDenoiser.forward`; None for whole slices.
+            box: where patches lie, (B, 4), see `PatchNetwork`; None for whole slices.
 
         Returns:
             Denoised slices or patches, same shape, float32.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -38,19 +39,10 @@ class PosteriorSampler(ABC):
     def passes(self) -> int:
         """NFE of a sample: passes of the network, a backward pass counted as two."""
 
+    @property
     @abstractmethod
-    def run(
-        self,
-        denoiser: Denoiser,
-        operator: LinearOperator,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        *,
-        sigmas: list[float],
-        generator: torch.Generator,
-        callback: Callback | None,
-    ) -> torch.Tensor:
-        """Run it from ``x``, a state at ``sigmas[0]``; see the function that it is named after."""
+    def function(self) -> Callable[..., torch.Tensor]:
+        """The sampler that it is named after, with its own settings filled in."""
 
     def sample(
         self,
@@ -77,7 +69,7 @@ class PosteriorSampler(ABC):
         """
         sigmas = log_sigmas(self.levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
         x = start + self.sigma_max * standard_normal(start, generator)
-        return self.run(denoiser, operator, y, x, sigmas=sigmas, generator=generator, callback=callback)
+        return self.function(denoiser, operator, y, x, sigmas=sigmas, generator=generator, callback=callback)
 
     def describe(self) -> dict[str, Any]:
         """Name and settings, JSON-able."""
@@ -103,30 +95,15 @@ class PredictorCorrector(PosteriorSampler):
         """See `PosteriorSampler`."""
         return (self.levels - 1) * (1 + self.corrector_steps) + 1
 
-    def run(
-        self,
-        denoiser: Denoiser,
-        operator: LinearOperator,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        *,
-        sigmas: list[float],
-        generator: torch.Generator,
-        callback: Callback | None,
-    ) -> torch.Tensor:
+    @property
+    def function(self) -> Callable[..., torch.Tensor]:
         """See `PosteriorSampler`."""
-        return predictor_corrector(
-            denoiser,
-            operator,
-            y,
-            x,
-            sigmas=sigmas,
-            generator=generator,
+        return partial(
+            predictor_corrector,
             strength=self.strength,
             snr=self.snr,
             corrector_steps=self.corrector_steps,
             projection_iterations=self.projection_iterations,
-            callback=callback,
         )
 
 
@@ -147,29 +124,10 @@ class AncestralDPS(PosteriorSampler):
         """See `PosteriorSampler`."""
         return (self.levels - 1) * 3 + 1
 
-    def run(
-        self,
-        denoiser: Denoiser,
-        operator: LinearOperator,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        *,
-        sigmas: list[float],
-        generator: torch.Generator,
-        callback: Callback | None,
-    ) -> torch.Tensor:
+    @property
+    def function(self) -> Callable[..., torch.Tensor]:
         """See `PosteriorSampler`."""
-        return ddpm_dps(
-            denoiser,
-            operator,
-            y,
-            x,
-            sigmas=sigmas,
-            generator=generator,
-            strength=self.strength,
-            churn=self.churn,
-            callback=callback,
-        )
+        return partial(ddpm_dps, strength=self.strength, churn=self.churn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,30 +149,10 @@ class PatchLangevin(PosteriorSampler):
         """See `PosteriorSampler`."""
         return self.levels * self.steps * 3 + 1
 
-    def run(
-        self,
-        denoiser: Denoiser,
-        operator: LinearOperator,
-        y: torch.Tensor,
-        x: torch.Tensor,
-        *,
-        sigmas: list[float],
-        generator: torch.Generator,
-        callback: Callback | None,
-    ) -> torch.Tensor:
+    @property
+    def function(self) -> Callable[..., torch.Tensor]:
         """See `PosteriorSampler`."""
-        return patch_langevin(
-            denoiser,
-            operator,
-            y,
-            x,
-            sigmas=sigmas,
-            generator=generator,
-            energy=NormEnergy(zeta=self.zeta),
-            steps=self.steps,
-            epsilon=self.epsilon,
-            callback=callback,
-        )
+        return partial(patch_langevin, energy=NormEnergy(zeta=self.zeta), steps=self.steps, epsilon=self.epsilon)
 
 
 SAMPLERS: Mapping[str, Callable[..., PosteriorSampler]] = MappingProxyType(

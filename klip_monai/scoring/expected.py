@@ -134,9 +134,12 @@ class ExpectedDensity:
         Returns:
             Float32 (B, 1, H, W), without unit. A heat map times it is in nats per pixel of average healthy tissue.
         """
-        contrast = local_contrast(images, sigma_px=self.contrast_px)
+        return self.gain_at(local_contrast(images, sigma_px=self.contrast_px))
+
+    def gain_at(self, contrast: torch.Tensor) -> torch.Tensor:
+        """The same from :func:`local_contrast` of the slices, of any shape."""
         gain = self.average / self.at(contrast.cpu().numpy())
-        return torch.from_numpy(gain.astype(np.float32)).to(images.device)
+        return torch.from_numpy(gain.astype(np.float32)).to(contrast.device)
 
 
 def leave_one_out(

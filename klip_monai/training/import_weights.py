@@ -1,4 +1,4 @@
-"""A bundle around a prior that another program trained."""
+"""A bundle around a prior that another program trained, on whole slices or on patches of them."""
 
 from __future__ import annotations
 
@@ -49,8 +49,13 @@ def import_weights(
     pixel_mm: float,
     image_shape: tuple[int, int] | None = None,
     value_range: tuple[float, float] = (-1.0, 1.0),
-) -> None:
+    patch: int | None = None,
+) -> tuple[int, int]:
     """Write a bundle for a checkpoint of diffusers, EDM, Patch Diffusion or PaDIS. Nothing in it is executed.
+
+    A network of PaDIS has seen no more than patches, so its bundle denoises slices by patches
+    (:class:`klip_monai.prior.PatchDenoiser`); one of Patch Diffusion has seen whole images too. Their files look alike:
+    for both, ``patch`` has to say which it is.
 
     Args:
         source: a folder that diffusers saved, or a ``.pkl`` network snapshot.
@@ -58,27 +63,38 @@ def import_weights(
         base: folder of the bundle whose scoring settings the new one takes.
         hu_window: HU that the prior knows as the lowest and the highest value.
         pixel_mm: pixel spacing of its slices, mm.
-        image_shape: (H, W) of its slices, in pixels; default: the checkpoint's.
+        image_shape: (H, W) of its slices, in pixels; default: the checkpoint's, without the padding if there are
+            patches. Then it can be no other, since a network knows positions within the padded slice.
         value_range: (low, high) values of the images it was trained on.
+        patch: side of the largest patches it was trained on, in pixels, 56 for PaDIS; 0: denoise whole slices. Needed
+            for networks that know positions, of no use for others.
+
+    Returns:
+        (H, W) of the bundle's slices, in pixels.
 
     Raises:
-        InputError: if the source is neither, or its slices' shape or window is not usable.
+        InputError: if the source is neither, its slices' shape or window is not usable, or ``patch`` does not fit the
+            network.
         BundleError: if the checkpoint is refused, see `import_diffusers` and `import_edm`.
         OutputError: if ``target`` exists or cannot be written.
     """
     if target.exists():
         raise OutputError(f"output: got {target}, which exists; choose a new folder")
-    prior = _read(source)
+    prior = _adapted(_read(source), value_range=value_range, patch=patch)
     shape = image_shape or prior.image_shape
     if shape is None:
         raise InputError(f"image_shape: {source} does not say the size of its images; give --image-size")
+    if patch and shape != prior.image_shape:
+        raise InputError(
+            f"image_shape: got {shape}, but with patches of {patch} this network's slices are {prior.image_shape}; "
+            "give the patch it was trained with, and no --image-size"
+        )
     if any(side % prior.multiple for side in shape):
         raise InputError(f"image_shape: got {shape}, expected multiples of {prior.multiple} for this network")
     try:
         grid = PriorGrid(shape, pixel_mm, hu_window)
     except ValueError as error:
         raise InputError(str(error)) from error
-    prior = prior.in_range(value_range)
     config = _inference(base, prior, grid)
     network = _network(config, prior, source)
     card = _CARD.format(
@@ -105,6 +121,7 @@ def import_weights(
     except OSError as error:
         raise OutputError(f"output: cannot write {target} ({error.strerror}); choose a writable place") from error
     save_weights(target / "models" / "model.safetensors", network, half=False)
+    return shape
 
 
 def _read(source: Path) -> ImportedPrior:
@@ -113,6 +130,17 @@ def _read(source: Path) -> ImportedPrior:
     if source.suffix == ".pkl" and source.is_file():
         return import_edm(source)
     raise InputError(f"source: got {str(source)!r}, expected a folder that diffusers saved or a .pkl of EDM or PaDIS")
+
+
+def _adapted(prior: ImportedPrior, *, value_range: tuple[float, float], patch: int | None) -> ImportedPrior:
+    """The prior of slices in [-1, 1], by patches or as a whole."""
+    if prior.knows_positions and patch is None:
+        raise InputError(
+            "patch: got none for a network that knows positions; give --patch with the side of the patches it was "
+            "trained on (PaDIS: 56), or --patch 0 if it was trained on whole images too (Patch Diffusion)"
+        )
+    prior = prior.in_range(value_range)
+    return prior.in_patches(patch) if patch else prior
 
 
 def _inference(base: Path, prior: ImportedPrior, grid: PriorGrid) -> dict[str, Any]:

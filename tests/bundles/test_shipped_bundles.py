@@ -9,9 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
 from klip_monai.bundle import find_bundle, open_workflow, shipped_bundles
+from klip_monai.phantom import random_scan
+from klip_monai.standard import standard_slices
 
 
 @pytest.fixture(params=[info.name for info in shipped_bundles()])
@@ -128,3 +131,17 @@ def test_data_of_another_scanner_are_asked_for_by_configuration():
     described = workflow.parser.get_parsed_content("inferer").describe()
     assert described["data_operator"]["type"] == "FinerGrid"
     assert described["noise"]["photons"] == 1e5
+
+
+@pytest.mark.parametrize("overlay", ["small_inference.json", "small_vp.json", "small_patches.json"])
+def test_the_small_priors_of_the_phantom_studies_denoise(overlay):
+    configs = list(dict.fromkeys(["inference.json", "small_inference.json", overlay]))
+    workflow = open_workflow(find_bundle("klip_ct_phantom"), configs, kind="inference", device="$torch.device('cpu')")
+    workflow.initialize()
+    network, grid = (workflow.parser.get_parsed_content(name) for name in ("network", "grid"))
+    clean = random_scan(1, slices=3).image
+    images = standard_slices(clean, grid).images
+    noisy = images + 0.3 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        error = (network(noisy, 0.3) - images).square().mean().sqrt()
+    assert float(error) < 0.1, "a third of the noise"

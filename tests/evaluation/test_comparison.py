@@ -140,7 +140,7 @@ def test_rows_become_what_they_say(tmp_path):
     assert isinstance(mismatch, KLIPInferer)
     assert isinstance(mismatch.data_operator, FinerGrid)
     assert isinstance(mismatch.noise, PoissonNoise)
-    assert fast.readings["KLIP"].window == (1.0, 0.085), "the bundle's"
+    assert fast.readings["KLIP"].window == (3.0, 0.25), "that of the configuration"
 
 
 @pytest.mark.parametrize(
@@ -176,3 +176,14 @@ def test_a_patient_on_both_sides_is_refused(tmp_path):
     result = CliRunner().invoke(app, ["evaluate", str(study), "-o", str(tmp_path / "out"), "--device", "cpu"])
     assert result.exit_code != 0
     assert "got 2 patients of the study itself" in str(result.exception)
+
+
+def test_the_study_in_the_readme_is_one_of_under_25_lines(tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    text = readme.split("```yaml\n")[1].split("```")[0]
+    assert len(text.splitlines()) < 25
+    (tmp_path / "study.yaml").write_text(text)
+    study = read_study(tmp_path / "study.yaml", device="cpu")
+    assert len(study.rows) == 5
+    with pytest.raises(InputError, match=r"no readable manifest\.csv"):
+        study.healthy()

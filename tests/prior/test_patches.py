@@ -78,6 +78,21 @@ def test_boxes_say_where_each_patch_lies(case):
     torch.testing.assert_close(patches[known], expected[known], rtol=0, atol=1e-5)
 
 
+@given(st.integers(1, 400), st.integers(1, 100))
+@settings(max_examples=60, deadline=None)
+def test_a_padded_side_and_a_patch_tell_the_slice(side, patch):
+    grid = PatchGrid((side, side), (patch, patch))
+    assert PatchGrid.of_padded(side + 2 * grid.slack[0], patch) == grid
+
+
+def test_padis_has_slices_of_256_in_304_pixels_of_patches_of_56():
+    grid = PatchGrid.of_padded(304, 56)
+    assert (grid.image_shape, grid.counts, grid.slack) == ((256, 256), (5, 5), (24, 24))
+    for patch in (152, 304, 400):
+        with pytest.raises(InputError, match=f"patch: got {patch}, which leaves no slice"):
+            PatchGrid.of_padded(304, patch)
+
+
 def test_the_network_sees_normalised_positions_up_to_the_borders_of_the_padded_slice(denoiser):
     # 20 pixels in patches of 8: 3 patches and a slack of 4, so the padded slice has 28.
     seen = []

@@ -8,10 +8,20 @@ from gaussian_case import GaussianCase
 from torch import nn
 
 from klip_monai.physics import Identity, ParallelBeam, Tomography
-from klip_monai.prior import Denoiser, GaussianDenoiser, PatchDenoiser, UNetDenoiser, log_sigmas
+from klip_monai.prior import (
+    Denoiser,
+    EDMDenoiser,
+    GaussianDenoiser,
+    PatchDenoiser,
+    SongUNet,
+    UNetDenoiser,
+    ValueRangeDenoiser,
+    log_sigmas,
+)
 from klip_monai.sampling import (
     GaussianEnergy,
     NormEnergy,
+    PatchLangevin,
     Step,
     level_intervals,
     patch_langevin,
@@ -235,6 +245,32 @@ def test_networks_are_differentiated_even_in_inference_mode(patch_denoiser, kind
         assert torch.equal(sample(), plain)
     assert not plain.requires_grad
     assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_an_imported_patch_prior_takes_random_partitions_too(monkeypatch):
+    # Patches of 8 from slices of 20, padded to the network's 28, of values in [0, 1].
+    torch.manual_seed(0)
+    model = SongUNet(28, 3, 1, model_channels=8, channel_mult=[1, 2], num_blocks=1, attn_resolutions=[14])
+    prior = PatchDenoiser(ValueRangeDenoiser(EDMDenoiser(model, (8, 8)), (0.0, 1.0))).eval()
+    offsets = []
+    one = prior.denoise_patches
+    monkeypatch.setattr(prior, "denoise_patches", lambda x, sigma, at: offsets.append(at) or one(x, sigma, at))
+    operator = Tomography(ParallelBeam(image_shape=(20, 20), pixel_mm=1.0, views=4))
+    start = torch.full((2, 1, 20, 20), -0.5)
+    steps: list[Step] = []
+
+    def sample(seed: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        sampler = PatchLangevin(levels=3, steps=3)
+        return sampler.sample(prior, operator, operator.A(start), start, generator=generator, callback=steps.append)
+
+    first = sample(1)
+    assert first.shape == start.shape
+    assert bool(first.isfinite().all())
+    assert len(set(offsets)) > 4
+    assert all(not torch.equal(step.denoised_posterior, step.denoised_prior) for step in steps)
+    assert torch.equal(first, sample(1))
+    assert not torch.equal(first, sample(2))
 
 
 @pytest.mark.parametrize("options", [{"sigmas": []}, {"steps": 0}, {"epsilon": 0.0}, {"epsilon": 4.0}])

@@ -65,11 +65,20 @@ def assert_scores(bundle: Path, side: int) -> None:
     assert "klip-monai calibrate" in str(caught.value.__cause__)
 
 
-def test_a_snapshot_becomes_a_bundle_that_scores_a_slice(snapshot, tmp_path):
-    target = tmp_path / "padis"
-    import_weights(snapshot, target, base=BASE, value_range=(0.0, 1.0), **SLICES)
+def test_a_snapshot_becomes_a_bundle_that_scores_whole_slices(snapshot, tmp_path):
+    target = tmp_path / "patch_diffusion"
+    assert import_weights(snapshot, target, base=BASE, value_range=(0.0, 1.0), patch=0, **SLICES) == (32, 32)
     assert "Patch_EDMPrecond" in bundle_info(target).description
     assert_scores(target, 32)
+
+
+def test_a_snapshot_becomes_a_bundle_that_scores_slices_by_patches(snapshot, tmp_path):
+    # 24 pixels in patches of 14 are padded by 4 on each side, up to the network's 32.
+    target = tmp_path / "padis"
+    assert import_weights(snapshot, target, base=BASE, value_range=(0.0, 1.0), patch=14, **SLICES) == (24, 24)
+    assert "by patches of 14 x 14" in bundle_info(target).description
+    assert "| slices | 24 x 24," in (target / "docs" / "README.md").read_text()
+    assert_scores(target, 24)
 
 
 def test_a_folder_of_diffusers_becomes_a_bundle_that_scores_a_slice(diffusers_folder, tmp_path):
@@ -82,7 +91,7 @@ def test_a_folder_of_diffusers_becomes_a_bundle_that_scores_a_slice(diffusers_fo
 
 def test_metadata_and_card_say_what_the_bundle_is(snapshot, tmp_path):
     target = tmp_path / "mine"
-    import_weights(snapshot, target, base=BASE, image_shape=(24, 24), **SLICES)
+    import_weights(snapshot, target, base=BASE, image_shape=(24, 24), patch=0, **SLICES)
     metadata = target / "configs" / "metadata.json"
     schema = str(target / "docs" / "metadata.schema.json")
     verify_metadata(meta_file=str(metadata), filepath=schema, create_dir=False)
@@ -103,18 +112,33 @@ def test_metadata_and_card_say_what_the_bundle_is(snapshot, tmp_path):
 
 
 def test_the_command_says_what_to_do_next(snapshot, tmp_path):
-    options = ["--hu-window", "-1000", "1000", "--pixel-mm", "12", "--value-range", "0", "1"]
+    options = ["--hu-window", "-1000", "1000", "--pixel-mm", "12", "--value-range", "0", "1", "--patch", "14"]
     done = CliRunner().invoke(app, ["import-weights", str(snapshot), "-o", str(tmp_path / "mine"), *options])
     assert done.exit_code == 0, done.output
-    assert "klip-monai calibrate --bundle" in " ".join(done.output.split())
+    said = " ".join(done.output.split())
+    assert "for slices of 24 x 24" in said
+    assert "klip-monai calibrate --bundle" in said
     network = json.loads((tmp_path / "mine" / "configs" / "inference.json").read_text())["network_def"]
-    assert network["value_range"] == [0, 1]
+    assert network["_target_"] == "klip_monai.prior.PatchDenoiser"
+    assert network["unet"]["value_range"] == [0, 1]
+    assert network["unet"]["denoiser"]["image_shape"] == [14, 14]
+
+
+def test_a_network_that_knows_positions_needs_to_be_told_its_patches(snapshot, diffusers_folder, tmp_path):
+    with pytest.raises(InputError, match=r"--patch with the side.*PaDIS: 56.*--patch 0.*Patch Diffusion"):
+        import_weights(snapshot, tmp_path / "new", base=BASE, **SLICES)
+    with pytest.raises(InputError, match="not told where a patch lies; leave it out"):
+        import_weights(diffusers_folder, tmp_path / "new", base=BASE, image_shape=(24, 24), patch=8, **SLICES)
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_cannot_be_imported_is_refused_and_leaves_nothing(snapshot, tmp_path):
     target = tmp_path / "new"
     (tmp_path / "weights.ckpt").write_text("")
+    snapshot_options = ({"image_shape": (32, 32), "patch": 14}, {"patch": 13}, {"patch": 16}, {"patch": 32})
+    messages = (r"slices are \(24, 24\)", "multiple of 2", "not half of it", "leaves no slice")
     for source, options, message in (
+        *((snapshot, *case) for case in zip(snapshot_options, messages, strict=True)),
         (tmp_path / "weights.ckpt", {}, "expected a folder that diffusers saved"),
         (tmp_path / "none", {}, "expected a folder that diffusers saved"),
         (snapshot, {"image_shape": (33, 33)}, "multiples of 2"),
@@ -122,7 +146,7 @@ def test_what_cannot_be_imported_is_refused_and_leaves_nothing(snapshot, tmp_pat
         (snapshot, {"hu_window": (5.0, 5.0)}, "hu_window"),
     ):
         with pytest.raises(InputError, match=message):
-            import_weights(source, target, base=BASE, **{**SLICES, **options})
+            import_weights(source, target, base=BASE, **{**SLICES, "patch": 0, **options})
         assert not target.exists()
     target.mkdir()
     with pytest.raises(OutputError, match="exists"):
@@ -134,5 +158,5 @@ def test_settings_that_do_not_make_a_network_are_refused(tmp_path):
     content = edm_pickles.snapshot(SongUNet(**SETTINGS).state_dict(), impossible, outer="Patch_EDMPrecond")
     source = edm_pickles.write(tmp_path / "a.pkl", content)
     with pytest.raises(BundleError, match="do not make a network"):
-        import_weights(source, tmp_path / "new", base=BASE, **SLICES)
+        import_weights(source, tmp_path / "new", base=BASE, patch=0, **SLICES)
     assert not (tmp_path / "new").exists()

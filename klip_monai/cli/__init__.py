@@ -1,0 +1,62 @@
+"""The command line: parses, composes and prints. Exit codes: 0 done, 1 a fault of ours, 2 bad input."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from klip_monai import __version__
+from klip_monai.cli import inspect, score, studies, training  # noqa: F401  each adds its commands to the app
+from klip_monai.cli.options import app, err, out
+from klip_monai.errors import KlipError
+
+__all__ = ["app", "main"]
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        out.print(f"klip-monai {__version__}")
+        raise typer.Exit
+
+
+def _user_error(error: BaseException) -> KlipError | None:
+    """The KlipError behind an error that MONAI's transforms and engines wrapped, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KlipError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def _quiet() -> None:
+    """Silence libraries: what the user needs to know is said by us."""
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.CRITICAL)
+
+
+def main() -> None:
+    """Entry point of ``klip-monai``."""
+    _quiet()
+    try:
+        app()
+    except KeyboardInterrupt:
+        err.print("interrupted; no result was written")
+        sys.exit(130)
+    except Exception as error:
+        known = _user_error(error)
+        if known is None:
+            err.print(
+                f"[red]internal error[/red] {type(error).__name__}: {escape(str(error))}",
+                soft_wrap=True,
+                highlight=False,
+            )
+            sys.exit(1)
+        err.print(f"[red]error[/red] {escape(str(known))}", soft_wrap=True, highlight=False)
+        sys.exit(2)

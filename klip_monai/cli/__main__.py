@@ -1,0 +1,5 @@
+"""`python -m klip_monai.cli`."""
+
+from klip_monai.cli import main
+
+main()

@@ -1,0 +1,216 @@
+"""Priors and their thresholds: `calibrate`, `prepare`, `train` and `import-weights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from klip_monai.cli.options import (
+    AngleOption,
+    BundleOption,
+    Device,
+    DeviceOption,
+    EstimatorOption,
+    OperatorOption,
+    SeedOption,
+    TrainingBundleOption,
+    TwinsOption,
+    ViewsOption,
+    app,
+    err,
+    open_bundle,
+    out,
+    overrides_of,
+    progress_bar,
+)
+from klip_monai.errors import InputError
+
+
+@app.command()
+def calibrate(
+    bundle: BundleOption = None,
+    healthy: Annotated[Path | None, typer.Option(help="Folder of healthy scans: a sub-folder or file each.")] = None,
+    slice_set: Annotated[Path | None, typer.Option(help="Or a slice set, from `klip-monai prepare`.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Split of the slice set.  \\[default: reference]")] = None,
+    phantoms: Annotated[int | None, typer.Option(min=19, help="Or so many phantoms.")] = None,
+    slices: Annotated[int, typer.Option(min=3, help="Slices of each phantom, or run of the slice set.")] = 24,
+    operator: OperatorOption = None,
+    views: ViewsOption = None,
+    angle_range: AngleOption = None,
+    estimator: EstimatorOption = None,
+    twins: TwinsOption = None,
+    device: DeviceOption = Device.auto,
+    output: Annotated[Path | None, typer.Option(help="JSON file.  \\[default: among the bundle's references]")] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Make an ID reference: thresholds and p-values for a bundle under given options, from healthy scans."""
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
+    from klip_monai.calibration import calibrate as make_reference
+    from klip_monai.calibration import healthy_scans, phantom_scans, set_scans, standardized
+    from klip_monai.training import SliceSet
+    from klip_monai.transforms import KLIPScore
+
+    if sum(source is not None for source in (healthy, slice_set, phantoms)) != 1:
+        raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
+    info = find_bundle(bundle or DEFAULT_BUNDLE)
+    workflow = open_bundle(info, seed=seed, **overrides_of(operator, views, angle_range, estimator, twins, device))
+    parts = {
+        name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")
+    }
+    if healthy is not None:
+        if not healthy.is_dir():
+            raise InputError(f"--healthy: got {str(healthy)!r}, expected a folder with a healthy scan in each entry")
+        scans, total = standardized(healthy_scans(healthy), parts["grid"]), len(list(healthy.iterdir()))
+        what = "healthy scans"
+    elif slice_set is not None:
+        data = SliceSet(slice_set, split=split or ["reference"], grid=parts["grid"], clipped=False)
+        scans, total = set_scans(data, slices=slices), sum(group.slices // slices for group in data.groups)
+        patients = sum(group.slices >= slices for group in data.groups)
+        what = f"runs of {slices} healthy slices of {patients} patients or ranges of slices"
+    else:
+        assert phantoms is not None
+        scans, total = standardized(phantom_scans(phantoms, slices=slices), parts["grid"]), phantoms
+        what = "healthy phantoms of klip_monai.phantom"
+    with progress_bar() as bar:
+        reference = make_reference(
+            KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"], device=parts["device"]),
+            bar.track(scans, total=total, description="healthy scans"),
+            settings=parts["settings"],
+            description=what,
+        )
+    target = output or info.root / "models" / "id_reference" / f"{reference.key}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    reference.save(target)
+    out.print(
+        f"{target}: {len(reference.scan_scores)} scans, suspicious from {reference.suspicious:.3g}, "
+        f"strongly from {reference.strong:.3g}"
+    )
+
+
+@app.command()
+def prepare(
+    archive: Annotated[
+        Path,
+        typer.Argument(help="Folder of healthy scans, one entry a patient; or of 8-bit slices with a manifest.csv."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the slice set.")],
+    bundle: TrainingBundleOption = "klip_ct_abdomen",
+    held_out: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share of the scans kept for validation (a manifest says itself).")
+    ] = 0.1,
+    clipped: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=HU", help="A source that kept nothing below HU.")
+    ] = None,
+    pixel_mm: Annotated[float, typer.Option(help="Pixel size of 8-bit slices whose manifest has none.")] = 1.5,
+    splits: Annotated[
+        Path | None, typer.Option(help="CSV (file, group, split) that counts instead of the manifest's columns.")
+    ] = None,
+) -> None:
+    """Make a training set: standard slices of healthy scans, in a bundle's slice format."""
+    from klip_monai.bundle import find_bundle
+    from klip_monai.training import picture_groups, scan_groups, write_slice_set
+
+    if not archive.is_dir():
+        raise InputError(f"archive: got {str(archive)!r}, expected a folder of healthy scans")
+    workflow = open_bundle(find_bundle(bundle))
+    manifest = archive / "manifest.csv"
+    if manifest.exists():
+        limits = dict(map(_source_and_hu, clipped or []))
+        groups = picture_groups(manifest, clipped=limits, pixel_mm=pixel_mm, splits=splits)
+    else:
+        groups = scan_groups(archive, held_out=held_out)
+    with progress_bar() as bar:
+        tracked = bar.track(groups, description="groups")
+        refused = write_slice_set(tracked, output, grid=workflow.parser.get_parsed_content("grid"))
+    for reason in refused:
+        err.print(f"[yellow]left out[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
+    out.print(f"{output}: {len(groups) - len(refused)} of {len(groups)} groups; train with `klip-monai train {output}`")
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="Slice set, from `klip-monai prepare`.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle, or of one to go on with.")],
+    bundle: TrainingBundleOption = "klip_ct_abdomen",
+    minutes: Annotated[float, typer.Option(min=0.01, help="Time to train, all parts of a resumed run together.")] = 180,
+    from_scratch: Annotated[bool, typer.Option(help="Start from random weights.")] = False,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Slices a step.  \\[default: the bundle's]")] = None,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+) -> None:
+    """Train a prior on healthy slices of your own; the same command again goes on where it stopped."""
+    from klip_monai.bundle import bundle_info, find_bundle, open_workflow
+    from klip_monai.training import new_bundle
+
+    base = find_bundle(bundle)
+    weights = base.root / "models" / "model.safetensors"
+    new_bundle(base.root, output)
+    overrides = overrides_of(device=device) | {"dataset_dir": str(data), "minutes": minutes}
+    if batch_size is not None:
+        overrides["batch_size"] = batch_size
+    if not from_scratch:
+        overrides["initial_weights"] = str(weights)
+    workflow = open_workflow(bundle_info(output), "train.json", kind="train", seed=seed, **overrides)
+    workflow.initialize()
+    workflow.run()
+    out.print(
+        f"{output}: trained for {workflow.trainer.state.iteration} iterations. It has no thresholds yet: make them "
+        f"with `klip-monai calibrate --bundle {output} --healthy FOLDER` from healthy scans that did not train it"
+    )
+
+
+@app.command()
+def import_weights(
+    source: Annotated[
+        Path, typer.Argument(help="Folder that Hugging Face diffusers saved, or .pkl snapshot of EDM or PaDIS.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new bundle.")],
+    hu_window: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="HU that were its lowest and highest value.")
+    ],
+    pixel_mm: Annotated[float, typer.Option(help="Pixel size of the slices it was trained on.")],
+    image_size: Annotated[
+        int | None, typer.Option(min=8, help="Side of the slices, in pixels.  \\[default: the checkpoint's]")
+    ] = None,
+    value_range: Annotated[
+        tuple[float, float], typer.Option(metavar="LOW HIGH", help="Values it was trained on; PaDIS: 0 1.")
+    ] = (-1.0, 1.0),
+    patch: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Side of the patches it was trained on; PaDIS: 56. 0: whole slices, as for Patch Diffusion. Needed "
+            "for networks that know positions, like these two.",
+        ),
+    ] = None,
+    bundle: Annotated[str, typer.Option(help="Bundle whose scoring settings to take.")] = "klip_ct_abdomen",
+) -> None:
+    """Make a bundle from a diffusion model of gray slices, or of their patches, that another program trained."""
+    from klip_monai.bundle import find_bundle
+    from klip_monai.training import import_weights as make_bundle
+
+    height, width = make_bundle(
+        source,
+        output,
+        base=find_bundle(bundle).root,
+        hu_window=hu_window,
+        pixel_mm=pixel_mm,
+        image_shape=None if image_size is None else (image_size, image_size),
+        value_range=value_range,
+        patch=patch,
+    )
+    out.print(
+        f"{output}: imported, for slices of {height} x {width}. It has no thresholds yet: make them with "
+        f"`klip-monai calibrate --bundle {output} --healthy FOLDER` from healthy scans that did not train it"
+    )
+
+
+def _source_and_hu(text: str) -> tuple[str, float]:
+    source, _, hu = text.partition("=")
+    try:
+        return source, float(hu)
+    except ValueError:
+        raise InputError(f"--clipped: got {text!r}, expected SOURCE=HU, such as pancreas=0") from None

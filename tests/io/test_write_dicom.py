@@ -1,0 +1,268 @@
+"""DICOM Segmentation and Parametric Map: from an awkward source, to its own voxels, valid and filed with its study."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+from ct_files import sample_hu, write_enhanced, write_series
+from monai.data import MetaTensor
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.transform import Rotation
+
+from klip_monai.errors import InputError
+from klip_monai.io import read_volume
+from klip_monai.io.dicom_geometry import LPS_TO_RAS
+from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, Algorithm, write_dicom_pm, write_dicom_seg
+from klip_monai.io.dicom_source import source_headers
+from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
+from klip_monai.io.segments import SEGMENTS
+
+ALGORITHM = Algorithm(name="klip_ct_phantom", version="0.1.0", key="0123456789abcdef")
+SCALE = (0.01, 0.2)
+OBLIQUE = tuple(Rotation.from_euler("zyx", [25, -14, 9], degrees=True).as_matrix()[:, :2].T.ravel())
+SAGITTAL = (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+
+
+def big_endian(ds: Dataset) -> None:
+    ds.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
+
+
+SOURCES: dict[str, Callable[[Path], object]] = {
+    "axial": lambda folder: write_series(folder, sample_hu(9)),
+    "oblique": lambda folder: write_series(folder, sample_hu(9), orientation=OBLIQUE),
+    "sagittal, feet first": lambda folder: write_series(folder, sample_hu(9), orientation=SAGITTAL, step=-2.0),
+    "big-endian": lambda folder: write_series(folder, sample_hu(9), finish=big_endian),
+    "compressed": lambda folder: write_series(folder, sample_hu(9), finish=lambda ds: ds.compress(RLELossless)),
+    "enhanced": lambda folder: (folder.mkdir(), write_enhanced(folder / "ct", sample_hu(9))),
+}
+
+
+@pytest.fixture(params=SOURCES)
+def volume(request: pytest.FixtureRequest, tmp_path: Path) -> MetaTensor:
+    SOURCES[request.param](tmp_path / "source")
+    return read_volume(tmp_path / "source")
+
+
+@pytest.fixture
+def axial(tmp_path: Path) -> MetaTensor:
+    SOURCES["axial"](tmp_path / "source")
+    return read_volume(tmp_path / "source")
+
+
+def headers(volume: MetaTensor) -> list[Dataset]:
+    return source_headers(
+        volume.meta["filename_or_obj"],
+        series_uid=volume.meta["series_uid"],
+        shape=tuple(volume.shape[1:]),
+        affine=affine_of(volume),
+    )
+
+
+def affine_of(volume: MetaTensor) -> np.ndarray:
+    return np.asarray(volume.affine, dtype=np.float64)
+
+
+def heatmap_of(volume: MetaTensor) -> np.ndarray:
+    noise = np.random.default_rng(3).standard_normal(volume.shape[1:])
+    return np.abs(gaussian_filter(noise, 1.0)).astype(np.float32)
+
+
+def labels_of(volume: MetaTensor) -> np.ndarray:
+    """A lesion without any symmetry that touches neither the first nor the last slice."""
+    nats = heatmap_of(volume)
+    labels = (nats > 0.15).astype(np.uint8) + (nats > 0.3)
+    labels[..., [0, -1]] = 0
+    assert set(np.unique(labels)) == {0, 1, 2}
+    return labels
+
+
+def write_both(volume: MetaTensor, folder: Path) -> tuple[Path, Path]:
+    source, affine = headers(volume), affine_of(volume)
+    seg = write_dicom_seg(folder / "seg.dcm", labels_of(volume), affine, source=source, algorithm=ALGORITHM)
+    pm = write_dicom_pm(folder / "pm.dcm", heatmap_of(volume), affine, source=source, algorithm=ALGORITHM, scale=SCALE)
+    return seg, pm
+
+
+def on_grid(values: np.ndarray, affine: np.ndarray, *, like: MetaTensor, fill: float = 0) -> np.ndarray:
+    """Voxels put where their positions in space lie on the grid of a volume, by the centres alone."""
+    found = np.full(like.shape[1:], fill, dtype=values.dtype)
+    index = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1).reshape(-1, 3)
+    places = nib.affines.apply_affine(np.linalg.inv(affine_of(like)) @ affine, index)
+    np.testing.assert_allclose(places, places.round(), atol=1e-3)
+    found[tuple(places.round().astype(int).T)] = values.ravel()
+    return found
+
+
+def from_highdicom(volume: hd.Volume) -> tuple[np.ndarray, np.ndarray]:
+    return volume.array, LPS_TO_RAS @ volume.affine
+
+
+def from_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    image = SimpleITK.ReadImage(str(path))
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
+    affine[:3, 3] = image.GetOrigin()
+    return SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0), LPS_TO_RAS @ affine
+
+
+def dice(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(2 * np.count_nonzero(found & expected) / (np.count_nonzero(found) + np.count_nonzero(expected)))
+
+
+def test_lesion_comes_back_through_every_format_on_the_source_voxels(volume: MetaTensor, tmp_path: Path) -> None:
+    labels, affine = labels_of(volume), affine_of(volume)
+    seg, pm = write_both(volume, tmp_path)
+    read = {
+        "dicom-seg": from_highdicom(hd.seg.segread(seg).get_volume(combine_segments=True)),
+        "seg-nrrd": from_itk(write_segmentation(tmp_path / "l.seg.nrrd", labels, affine)),
+        "nifti": from_itk(write_labels(tmp_path / "l.nii.gz", labels, affine)),
+    }
+    for name, (values, where) in read.items():
+        found = on_grid(values, where, like=volume)
+        for segment in SEGMENTS:
+            assert dice(found == segment.value, labels == segment.value) == 1.0, name
+    nats = {
+        "dicom-pm": from_highdicom(hd.pm.ParametricMap.from_dataset(dcmread(pm)).get_volume(dtype=np.float32)),
+        "nifti": from_itk(write_heatmap(tmp_path / "h.nii.gz", heatmap_of(volume), affine)),
+    }
+    for name, (values, where) in nats.items():
+        np.testing.assert_array_equal(on_grid(values, where, like=volume), heatmap_of(volume), err_msg=name)
+
+
+@pytest.mark.skipif(shutil.which("segimage2itkimage") is None, reason="dcmqi (pip install dcmqi) is not on the path")
+def test_dcmqi_reads_the_same_voxels(volume: MetaTensor, tmp_path: Path) -> None:
+    seg, pm = write_both(volume, tmp_path)
+    for tool, file, prefix in (("segimage2itkimage", seg, "-p"), ("paramap2itkimage", pm, "-n")):
+        command = [tool, "--inputDICOM", str(file), "--outputDirectory", str(tmp_path), "-t", "nrrd", prefix, file.stem]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, (done.stdout + done.stderr).decode()
+    for segment in SEGMENTS:
+        values, where = from_itk(tmp_path / f"seg-{segment.value}.nrrd")
+        assert dice(on_grid(values, where, like=volume) > 0, labels_of(volume) == segment.value) == 1.0
+    values, where = from_itk(tmp_path / "pm-pmap.nrrd")
+    np.testing.assert_array_equal(on_grid(values, where, like=volume), heatmap_of(volume))
+
+
+# Lists that the standard leaves open: QUANTITY is a term of PS3.3 C.8.32.2 that dciodvfy does not list, and 99KLIP is a
+# private coding scheme, as PS3.16 8 names them: no public one has a code for a KL density.
+EXTENSIBLE = {
+    "Unrecognized defined term <QUANTITY> for value 4 of attribute <Image Type>",
+    "Unrecognized defined term <QUANTITY> for value 4 of attribute <Frame Type>",
+    "Unrecognized defined term <99KLIP> for value 1 of attribute <Coding Scheme Designator>",
+}
+# Remarks of dciodvfy that are no mistakes of the writers, and why.
+JUSTIFIED = {
+    # Patient and study values are those of the source, and the test's source has none: they are not made up.
+    "Missing attribute or value that would be needed to build DICOMDIR - Patient ID",
+    "Missing attribute or value that would be needed to build DICOMDIR - Study Date",
+    "Missing attribute or value that would be needed to build DICOMDIR - Study Time",
+    "Missing attribute or value that would be needed to build DICOMDIR - Study ID",
+    *EXTENSIBLE,
+}
+
+
+def remarks(file: Path) -> set[str]:
+    done = subprocess.run(["dciodvfy", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    report = (done.stdout + done.stderr).splitlines()
+    assert report, "dciodvfy did not recognise the object"
+    return {line for line in report if line.startswith(("Error", "Warning"))}
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed")
+def test_dciodvfy_finds_no_error_and_no_warning_without_a_reason(volume: MetaTensor, tmp_path: Path) -> None:
+    for file in write_both(volume, tmp_path):
+        assert {line.removeprefix("Warning - ") for line in remarks(file)} <= JUSTIFIED
+
+
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed")
+def test_objects_of_a_complete_source_are_valid_without_further_remarks(tmp_path: Path) -> None:
+    def complete(_: int, ds: Dataset) -> None:
+        ds.StudyDate, ds.StudyTime, ds.StudyID = "20260102", "101112", "S7"
+
+    write_series(tmp_path / "source", sample_hu(9), edit=complete)
+    for file in write_both(read_volume(tmp_path / "source"), tmp_path):
+        assert {line.removeprefix("Warning - ") for line in remarks(file)} <= EXTENSIBLE
+
+
+def test_objects_are_filed_with_the_patient_and_study_of_the_source(axial: MetaTensor, tmp_path: Path) -> None:
+    source = headers(axial)[0]
+    for file in write_both(axial, tmp_path):
+        ds = dcmread(file)
+        for keyword in ("PatientName", "PatientID", "StudyInstanceUID", "FrameOfReferenceUID"):
+            assert ds[keyword].value == source[keyword].value
+        assert ds.PatientBirthDate == ""
+        assert ds.SeriesInstanceUID != source.SeriesInstanceUID
+        assert "research use only" in ds.SeriesDescription
+
+
+def test_every_frame_refers_to_the_source_image_in_its_plane(axial: MetaTensor, tmp_path: Path) -> None:
+    place = {str(header.SOPInstanceUID): header.ImagePositionPatient for header in headers(axial)}
+    seg, pm = (dcmread(file) for file in write_both(axial, tmp_path))
+    assert len(pm.PerFrameFunctionalGroupsSequence) == axial.shape[3]
+    for frame in [*seg.PerFrameFunctionalGroupsSequence, *pm.PerFrameFunctionalGroupsSequence]:
+        (image,) = frame.DerivationImageSequence[0].SourceImageSequence
+        assert frame.PlanePositionSequence[0].ImagePositionPatient == place[image.ReferencedSOPInstanceUID]
+
+
+def test_segments_are_named_coded_and_tracked_alike_in_every_run(axial: MetaTensor, tmp_path: Path) -> None:
+    first, second = (dcmread(write_both(axial, tmp_path)[0]) for _ in range(2))
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+    for a, b, expected in zip(first.SegmentSequence, second.SegmentSequence, SEGMENTS, strict=True):
+        assert (a.SegmentNumber, a.SegmentLabel, a.SegmentAlgorithmType) == (expected.value, expected.name, "AUTOMATIC")
+        code = a.SegmentedPropertyTypeCodeSequence[0]
+        assert (code.CodingSchemeDesignator, code.CodeValue) == ("SCT", "49755003")
+        (made_by,) = a.SegmentationAlgorithmIdentificationSequence
+        assert ALGORITHM.name in made_by.AlgorithmName
+        assert ALGORITHM.key in made_by.AlgorithmParameters
+        assert a.TrackingUID == b.TrackingUID
+    assert len({item.TrackingUID for item in first.SegmentSequence}) == len(SEGMENTS)
+
+
+def test_parametric_map_says_its_unit_in_ucum(axial: MetaTensor, tmp_path: Path) -> None:
+    ds = dcmread(write_both(axial, tmp_path)[1])
+    (mapping,) = ds.SharedFunctionalGroupsSequence[0].RealWorldValueMappingSequence
+    (unit,) = mapping.MeasurementUnitsCodeSequence
+    assert (unit.CodingSchemeDesignator, unit.CodeValue) == ("UCUM", NATS_PER_PIXEL.value)
+    assert (mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept) == (1.0, 0.0)
+    assert "FloatPixelData" in ds
+
+
+def test_scan_without_a_suspicious_voxel_gives_a_small_valid_segmentation(axial: MetaTensor, tmp_path: Path) -> None:
+    nothing = np.zeros(axial.shape[1:], np.uint8)
+    seg = write_dicom_seg(tmp_path / "s.dcm", nothing, affine_of(axial), source=headers(axial), algorithm=ALGORITHM)
+    read = hd.seg.segread(seg)
+    assert [item.SegmentLabel for item in read.SegmentSequence] == [segment.name for segment in SEGMENTS]
+    assert not read.pixel_array.any()
+    assert read.NumberOfFrames == len(SEGMENTS)
+
+
+def test_source_without_uids_or_moved_away_is_refused(tmp_path: Path) -> None:
+    def anonymous(_: int, ds: Dataset) -> None:
+        del ds.StudyInstanceUID
+
+    write_series(tmp_path / "source", sample_hu(9), edit=anonymous)
+    volume = read_volume(tmp_path / "source")
+    with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave dicom-seg"):
+        headers(volume)
+    shutil.rmtree(tmp_path / "source")
+    with pytest.raises(InputError, match="no image of the series"):
+        headers(volume)
+
+
+def test_other_series_and_localizers_in_the_folder_are_not_referred_to(tmp_path: Path) -> None:
+    write_series(tmp_path / "source" / "other", sample_hu(4))
+    uid = write_series(tmp_path / "source" / "this", sample_hu(9))
+    volume = read_volume(tmp_path / "source", series_uid=uid)
+    assert {header.SeriesInstanceUID for header in headers(volume)} == {uid}
+    assert len(headers(volume)) == 9

@@ -89,7 +89,7 @@ def write_dicom_seg(
     """
     path = _dcm(path)
     voxels = as_labels(labels)
-    volume = _volume(voxels, as_affine(affine), source)
+    volume = _volume(voxels, as_affine(affine, may_lean=True), source)
     if not voxels.any():  # one empty frame says the same as one for each slice and segment
         volume = volume[:1]
     with _named_refusal(path):
@@ -150,7 +150,7 @@ def write_dicom_pm(
     with _named_refusal(path):
         parametric_map = ParametricMap(
             source_images=source,
-            pixel_array=_volume(voxels, as_affine(affine), source),
+            pixel_array=_volume(voxels, as_affine(affine, may_lean=True), source),
             contains_recognizable_visual_features=False,
             real_world_value_mappings=[mapping],
             voi_lut_transformations=[

@@ -10,6 +10,7 @@ from klip_monai.physics import Identity, ParallelBeam, Tomography
 from klip_monai.prior import log_sigmas
 from klip_monai.sampling import posterior_sample, renoise
 from klip_monai.scoring import KLAccumulator
+from klip_monai.slice_generator import SliceGenerator
 
 RANGE = {"sigma_max": 80.0, "sigma_min": 0.002}
 OPERATORS = {
@@ -23,7 +24,7 @@ def levels(n: int) -> list[float]:
 
 
 def renoised(case: GaussianCase, *, n: int, draws: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1)
+    generator = SliceGenerator(1, range(draws))
     accumulator = KLAccumulator()
     x0 = case.samples(draws, generator)
     renoise(case.posterior(draws), x0, sigmas=levels(n), generator=generator, callback=accumulator)
@@ -31,7 +32,7 @@ def renoised(case: GaussianCase, *, n: int, draws: int) -> torch.Tensor:
 
 
 def along_the_path(case: GaussianCase, *, n: int, draws: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(2)
+    generator = SliceGenerator(2, range(draws))
     accumulator = KLAccumulator()
     start = case.start(draws, RANGE["sigma_max"], generator)
     posterior_sample(
@@ -85,7 +86,7 @@ def test_scalar_toy_case_of_the_paper():
         x0 = (shrink * y + shrink**0.5 * sigma2 * white).float().reshape(-1, 1, 1, 1)
         accumulator = KLAccumulator()
         # The same noise for every measurement makes differences sharp.
-        noise = torch.Generator().manual_seed(4)
+        noise = SliceGenerator(4, range(len(white)))
         renoise(posterior, x0, sigmas=levels(512), generator=noise, callback=accumulator)
         nats.append(float(accumulator.density().mean()))
     found = torch.tensor(nats, dtype=torch.float64)

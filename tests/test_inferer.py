@@ -86,9 +86,12 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("prior", [GaussianDenoiser(std=0.5), patch_prior()], ids=["gaussian", "patches"])
-@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
-def test_maps_depend_neither_on_the_batch_size_nor_on_what_else_is_scored(options, prior):
+CASES = [(name, GaussianDenoiser(std=0.5)) for name in SETTINGS] + [("patch_langevin", patch_prior())]
+
+
+@pytest.mark.parametrize(("name", "prior"), CASES, ids=[*SETTINGS, "patch_langevin of patches"])
+def test_maps_depend_neither_on_the_batch_size_nor_on_what_else_is_scored(name, prior):
+    options = SETTINGS[name]
     images, others = slices(8), slices(3, seed=1)
     whole = inferer(batch_size=16, **options)(images, prior)
     for size in (1, 3):

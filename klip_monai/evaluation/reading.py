@@ -11,6 +11,7 @@ import torch
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import DensitySpectrum, Window
+from klip_monai.slice_generator import SliceGenerator
 
 
 @dataclass(frozen=True)
@@ -119,12 +120,12 @@ def spectra(
     Returns:
         A spectrum that knows the bins, and densities float32 (B, L, K, H, W) on the CPU, nats per pixel.
     """
-    generator = torch.Generator().manual_seed(inferer.seed)
     size = max(1, inferer.batch_size // inferer.samples)
     parts = []
     draws = inferer.draws if inferer.estimator == "renoised" else 1
     with torch.inference_mode():
-        for batch in images.split(size):
+        for first, batch in zip(range(0, len(images), size), images.split(size), strict=True):
+            generator = SliceGenerator(inferer.seed, range(first, first + len(batch)))
             spectrum = DensitySpectrum(edges, lowpass_px=lowpass_px)
             inferer.density(batch, network, generator=generator, tap=spectrum)
             parts.append(spectrum.densities(samples=inferer.samples, draws=draws).cpu())

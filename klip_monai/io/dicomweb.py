@@ -92,7 +92,8 @@ class Pacs:
             )
         if not is_url(self.url) or not parts.hostname or parts.query or parts.fragment:
             raise InputError(
-                f"url: got {self.url!r}, expected the base of a DICOMweb service such as https://host/dicom-web"
+                f"url: got {self.url!r}, expected the base of a DICOMweb service such as https://host/dicom-web; check "
+                "the address"
             )
         object.__setattr__(self, "url", self.url.rstrip("/"))
 
@@ -426,6 +427,8 @@ def _derived(item: Dataset | str | os.PathLike[str]) -> Dataset:
             "objects: got an original image, expected derived objects only, such as dicom-seg and dicom-pm; nothing "
             "else is ever sent to a server"
         )
+    if not getattr(dataset, "preamble", None):  # what makes it a file; datasets made in memory have none
+        dataset.preamble = bytes(128)
     return dataset
 
 

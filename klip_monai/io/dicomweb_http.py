@@ -68,6 +68,7 @@ def open_client(
     retry = Retry(
         total=retries,
         read=min(retries, 1),
+        other=0,  # a bad certificate stays bad
         status_forcelist=_BUSY,
         # Storing the same object twice leaves one, so POST may be repeated as well.
         allowed_methods=("GET", "POST"),
@@ -77,10 +78,17 @@ def open_client(
     )
     session = Session()
     session.auth = _credentials()
-    session.verify = _authorities(ca_bundle)
+    verify = _authorities(ca_bundle)
     session.headers["Accept"] = "application/dicom+json"
+
+    class Adapter(HTTPAdapter):
+        """Verifies with the authorities that were asked for; to requests, REQUESTS_CA_BUNDLE comes before them."""
+
+        def send(self, request: PreparedRequest, *args: Any, **options: Any) -> Response:
+            return super().send(request, *args, **options | ({} if verify is None else {"verify": verify}))
+
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry))
+        session.mount(scheme, Adapter(max_retries=retry))
 
     def answered(response: Response, *_: Any, **__: Any) -> None:
         if on_answer is not None:
@@ -102,13 +110,14 @@ def named_errors(url: str) -> Iterator[None]:
     """
     from pydicom.errors import InvalidDicomError
     from requests import exceptions as http
+    from urllib3.exceptions import NewConnectionError
     from urllib3.exceptions import TimeoutError as TimedOut
 
     host = urlsplit(url).netloc
     try:
         yield
     except http.HTTPError as error:
-        status, reason = (getattr(error.response, name, "") for name in ("status_code", "reason"))
+        status, reason = getattr(error.response, "status_code", 0), getattr(error.response, "reason", "")
         advice = _ADVICE.get(status, "try again later or ask its operator")
         raise PacsError(f"{host}: got {status} {reason}, expected an answer; {advice}") from error
     except http.SSLError as error:
@@ -117,8 +126,10 @@ def named_errors(url: str) -> Iterator[None]:
             "the PEM file of the site's authority"
         ) from error
     except http.ConnectionError as error:
-        cause = error.args[0] if error.args else None
-        if isinstance(error, http.Timeout) or isinstance(getattr(cause, "reason", cause), TimedOut):
+        cause = getattr(error.args[0], "reason", error.args[0]) if error.args else None
+        if isinstance(error, http.Timeout) or (
+            isinstance(cause, TimedOut) and not isinstance(cause, NewConnectionError)  # which is one by name only
+        ):
             raise _silent(host) from error
         raise PacsError(
             f"{host}: got no connection, expected a DICOMweb server; check the address and that it runs"
@@ -161,8 +172,9 @@ def _credentials() -> _Bearer | tuple[str, str] | None:
     return (user, password) if user else None
 
 
-def _authorities(ca_bundle: str | None) -> str | bool:
+def _authorities(ca_bundle: str | None) -> str | None:
+    """The PEM file to verify with; None for the system's."""
     path = ca_bundle or os.environ.get(CA_BUNDLE, "")
     if path and not Path(path).is_file():
         raise InputError(f"ca_bundle: got {path!r}, expected an existing PEM file; check {CA_BUNDLE}")
-    return path or True
+    return path or None

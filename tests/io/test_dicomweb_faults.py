@@ -22,6 +22,7 @@ from klip_monai.io import read_volume
 from klip_monai.io.dicomweb import Pacs, is_url, series_at
 
 pytest.importorskip("dicomweb_client")
+requests = pytest.importorskip("requests")
 
 STUDY, SERIES = "1.2.3", "1.2.3.4"
 MULTIPART = 'multipart/related; type="application/dicom"; boundary=part'
@@ -320,6 +321,7 @@ def test_unknown_certificate_is_refused_and_that_of_the_site_is_taken(
     subprocess.run([*command.split(), *files], check=True, capture_output=True)
     server = serve(found(0), tls=(certificate, key))
     assert "KLIP_PACS_CA_BUNDLE" in refusal(lambda: pacs(server.url).check())
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", requests.certs.where())
     Pacs(server.url, ca_bundle=str(certificate)).check()
     monkeypatch.setenv("KLIP_PACS_CA_BUNDLE", str(certificate))
     pacs(server.url).check()

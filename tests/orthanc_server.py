@@ -28,7 +28,6 @@ class Orthanc:
     def dicomweb(self) -> str:
         return f"{self.root}/dicom-web"
 
-    @property
     def add(self, folder: Path) -> None:
         """File all files of a folder through the server's own interface, as a scanner would."""
         import requests

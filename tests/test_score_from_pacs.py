@@ -42,11 +42,11 @@ class Pushed:
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six slices through the lesion, as a study of their own."""
+    """Four slices through the lesion, as a study of their own."""
     folder, study_uid, series_uid = tmp_path_factory.mktemp("slices"), *(pydicom.uid.generate_uid() for _ in range(2))
     for path in LESION.glob("*.dcm"):
         dataset = pydicom.dcmread(path)
-        if 11 <= int(dataset.InstanceNumber) <= 16:
+        if 12 <= int(dataset.InstanceNumber) <= 15:
             dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study_uid, series_uid
             dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
             dataset.save_as(folder / path.name)

@@ -2,72 +2,70 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Protocol
+from typing import Any, Protocol
 
 from klip_monai.io.dicomweb import Pacs, RemoteSeries
 
 
 class Filters(Protocol):
-    """What narrows the search down at the server; all else is decided on what was found."""
+    """Which series are wanted."""
 
     @property
-    def modality(self) -> str | None:
+    def modality(self) -> str:
         """As "CT"."""
 
     @property
     def since(self) -> date | None:
-        """First day of studies."""
+        """First day; None for all."""
+
+    def reason_to_skip(self, found: Any) -> str:
+        """Why a series is not wanted; empty if it is."""
 
 
 @dataclass(frozen=True)
 class FoundInPacs:
-    """One series of a server, without anything that tells who the patient is but its handle.
+    """One series of a server, with the attributes of a series found on disk; picklable.
 
     Attributes:
-        files: the series, which may be pickled; ``with files.open() as folder`` fetches it into a temporary folder
-            that is deleted at the end, with the credentials of the environment of whoever opens it.
+        name: pseudonym, see :attr:`klip_monai.io.dicomweb.RemoteSeries.name`.
+        key: SeriesInstanceUID. Private.
+        modality: as "CT"; empty if the server does not say, as the next two.
+        description: SeriesDescription.
+        body_part: BodyPartExamined.
+        n_files: number of instances; 0 if the server does not say.
+        n_slices: the same; 0 for a single file, which may hold any number of frames.
+        rows: 0, as unknown before reading.
+        columns: 0, as unknown before reading.
+        copies: 0, as a server keeps each instance once.
+        date: StudyDate; None if unknown. Private.
+        duplicate_of: empty.
+        reason: why it is not to be scored; empty if it is.
+        files: where it is; None where there is a reason not to. ``with files.open() as folder`` fetches it into a
+            temporary folder, deleted at the end, with the credentials in the environment of whoever opens it. Private.
     """
 
-    files: RemoteSeries
+    name: str
+    key: str
+    modality: str = ""
+    description: str = ""
+    body_part: str = ""
+    n_files: int = 0
+    n_slices: int = 0
+    rows: int = 0
+    columns: int = 0
+    copies: int = 0
+    date: date | None = None
+    duplicate_of: str = ""
+    reason: str = ""
+    files: RemoteSeries | None = None
 
     @property
-    def name(self) -> str:
-        """Pseudonym, see :attr:`klip_monai.io.dicomweb.RemoteSeries.name`."""
-        return self.files.name
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of the series UID, hexadecimal: the same series on any server."""
-        return hashlib.sha256(self.files.series_uid.encode()).hexdigest()
-
-    @property
-    def modality(self) -> str:
-        """As "CT"; empty if the server does not say, as the next two."""
-        return self.files.modality
-
-    @property
-    def description(self) -> str:
-        """SeriesDescription."""
-        return self.files.description
-
-    @property
-    def body_part(self) -> str:
-        """BodyPartExamined."""
-        return self.files.body_part
-
-    @property
-    def n_slices(self) -> int:
-        """Number of instances; 0 if the server does not say, and 1 for a multi-frame file."""
-        return self.files.n_instances
-
-    @property
-    def date(self) -> date | None:
-        """Day of the study; None if unknown."""
-        return self.files.date
+    def is_dicom(self) -> bool:
+        """Always; a server holds nothing else."""
+        return True
 
 
 @dataclass(frozen=True)
@@ -81,11 +79,11 @@ class PacsSource:
     pacs: Pacs
 
     def series(self, filters: Filters) -> Iterator[FoundInPacs]:
-        """Find series page by page, as they are asked for.
+        """Give the series, page by page, as they are asked for.
 
         Args:
-            filters: modality and date go to the server, which leaves out what does not match; the rest is for the
-                caller to decide on what was found.
+            filters: which are wanted. Modality and date go to the server, and what they leave out does not appear;
+                series that the rest leaves out come with the reason and without files.
 
         Yields:
             The series, in the order of the server, each once.
@@ -93,4 +91,16 @@ class PacsSource:
         Raises:
             PacsError: the server cannot be reached, does not let us in, or does not answer as DICOMweb.
         """
-        yield from map(FoundInPacs, self.pacs.find_series(modality=filters.modality, since=filters.since))
+        for remote in self.pacs.find_series(modality=filters.modality, since=filters.since):
+            found = FoundInPacs(
+                name=remote.name,
+                key=remote.series_uid,
+                modality=remote.modality,
+                description=remote.description,
+                body_part=remote.body_part,
+                n_files=remote.n_instances,
+                n_slices=remote.n_instances if remote.n_instances > 1 else 0,
+                date=remote.date,
+            )
+            reason = filters.reason_to_skip(found)
+            yield replace(found, reason=reason, files=None if reason else remote)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,14 +33,22 @@ from klip_monai.cli.options import (
 from klip_monai.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from klip_monai.bundle import BundleInfo
+    from klip_monai.io.dicomweb import Pacs
 
 
 @app.command()
 def score(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     path: Annotated[
-        Path | None, typer.Argument(metavar="INPUT", help="DICOM folder or archive, or NIfTI, NRRD or MetaImage file.")
+        str | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="DICOM folder or archive, NIfTI, NRRD or MetaImage file, or a series of a DICOMweb server: "
+            "https://host/dicom-web/studies/STUDY/series/SERIES.",
+        ),
     ] = None,
     sinogram: Annotated[
         Path | None, typer.Option(help="Instead of INPUT: raw line integrals, .npy, .npz, .mat, .h5 or .hdf5.")
@@ -63,16 +73,22 @@ def score(
             "carry the patient's name and study.  \\[default: nifti,seg-nrrd]",
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web."
+        ),
+    ] = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    if sinogram is not None and (series_uid or operator or views or angle_range or outputs):
+    if sinogram is not None and (series_uid or operator or views or angle_range or outputs or push):
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--series-uid and --outputs"
+            "--series-uid, --outputs and --push"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
@@ -87,10 +103,11 @@ def score(
         overrides["repair"] = [kind.value for kind in repair]
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)
-    with progress_bar() as bar:
+    pacs = None if push is None else _push_target(push, overrides.get("outputs", ()))
+    with progress_bar() as bar, _opened(path, series_uid, output, bar) as scan:
         task = bar.add_task("reading", total=None)
         workflow = open_bundle(
-            info, dataset_dir=str(path), output_dir=str(output), series_uid=series_uid, seed=seed, **overrides
+            info, dataset_dir=str(scan), output_dir=str(output), series_uid=series_uid, seed=seed, **overrides
         )
 
         def show(done: int, total: int) -> None:
@@ -100,7 +117,11 @@ def score(
         workflow.inferer.progress = show
         workflow.run()
         bar.update(task, description="done")
-    _print_result(workflow.evaluator.state.output[0]["summary"], path)
+    summary = workflow.evaluator.state.output[0]["summary"]
+    _print_result(summary, path)
+    if pacs is not None:
+        n_stored = pacs.store(summary["files"][kind] for kind in ("dicom_seg", "dicom_pm") if kind in summary["files"])
+        out.print(f"{n_stored} objects filed with the study on {escape(pacs.url)}", soft_wrap=True)
 
 
 @app.command()
@@ -114,16 +135,46 @@ def bundles() -> None:
     out.print(table)
 
 
-def _outputs(text: str, path: Path) -> list[str]:
+@contextmanager
+def _opened(path: str, series_uid: str | None, output: Path, bar: Progress) -> Iterator[Path]:
+    """A scan where it lies, or fetched from a server for as long as it is needed."""
+    from klip_monai.io.dicomweb import is_url, series_at
+
+    if not is_url(path):
+        yield Path(path)
+        return
+    from klip_monai.io.atomic import check_writable
+
+    check_writable(output)
+    task = bar.add_task("fetching", total=None)
+    remote = series_at(path, series_uid)
+    with remote.open(progress=lambda done, total: bar.update(task, completed=done, total=total)) as folder:
+        bar.remove_task(task)
+        yield folder
+
+
+def _push_target(url: str, outputs: Sequence[str]) -> Pacs:
+    """The server to push to, refused before any work where there is nothing to push, or it does not let us in."""
+    from klip_monai.io.dicomweb import Pacs
+
+    if not {"dicom-seg", "dicom-pm"} & set(outputs):
+        raise InputError("--push: got no DICOM output to file, expected some; add --outputs dicom-seg,dicom-pm")
+    pacs = Pacs(url)
+    pacs.check()
+    return pacs
+
+
+def _outputs(text: str, path: str) -> list[str]:
     """Names of outputs, refused before any work where the scan cannot have them."""
     from klip_monai.case import file_names
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     file_names("", names)
-    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")):
+    file = Path(path).name
+    if file.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")):
         dicom = [name for name in names if name.startswith("dicom")]
         if dicom:
-            raise InputError(f"--outputs: got {', '.join(dicom)} for {path.name}, expected a DICOM scan; leave it out")
+            raise InputError(f"--outputs: got {', '.join(dicom)} for {file}, expected a DICOM scan; leave it out")
     return names
 
 
@@ -160,7 +211,9 @@ def _score_sinogram(
     out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
 
 
-def _print_result(summary: dict[str, Any], source: Path) -> None:
+def _print_result(summary: dict[str, Any], source: str) -> None:
+    from klip_monai.io.dicomweb import is_url
+
     thresholds, files, volumes = summary["thresholds"], summary["files"], summary["volume_ml"]
     provenance = summary["provenance"]
     position = ", ".join(f"{v:.0f}" for v in summary["worst"]["ras_mm"])
@@ -177,6 +230,7 @@ def _print_result(summary: dict[str, Any], source: Path) -> None:
         rows.add_row(kind, escape(str(file)))
     if {"segmentation", "heatmap"} <= files.keys():
         rows.add_row("", "")
-        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {source}, then {Path(files['segmentation']).name}"))
+        scan = "the series" if is_url(source) else source
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {scan}, then {Path(files['segmentation']).name}"))
         rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))
     out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))

@@ -39,12 +39,14 @@ class CTSeries:
         affine: (4, 4) to RAS mm; its slice axis leans where the gantry was tilted.
         uid: SeriesInstanceUID; may be empty.
         repairs: what was not as it should be, and what was done about it; empty for most series.
+        files: names of the files that hold it, below the path that was read.
     """
 
     values: npt.NDArray[np.float32]
     affine: npt.NDArray[np.float64]
     uid: str
     repairs: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 @quiet_pydicom()
@@ -91,7 +93,8 @@ def read_ct_series(
             seen.add(place)
             if progress is not None:
                 progress(index + 1, len(headers))
-    return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, key.partition("#")[0], grid.repairs)
+    names = tuple(dict.fromkeys(header.source.name for header in headers))
+    return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, key.partition("#")[0], grid.repairs, names)
 
 
 def slice_headers(headers: Sequence[Dataset], files: DicomFiles, label: str) -> Sequence[Dataset]:

@@ -20,10 +20,11 @@ from highdicom.color import CIELabColor
 from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.seg import Segmentation as DicomSegmentation
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
+from pydicom.valuerep import DSfloat
 
 from klip_monai import __version__
 from klip_monai.errors import InputError
@@ -102,6 +103,7 @@ def write_dicom_seg(
             **_identity("SEG", algorithm),
         )
         segmentation.ContentCreatorName = ""
+        segmentation.walk(_shorten_decimals)
         segmentation.save_as(path)
     return path
 
@@ -162,6 +164,7 @@ def write_dicom_pm(
         parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy()]
         parametric_map.ContentCreatorName = ""
         _sort_frames(parametric_map)
+        parametric_map.walk(_shorten_decimals)
         parametric_map.save_as(path)
     return path
 
@@ -195,6 +198,14 @@ def _sort_frames(parametric_map: Dataset) -> None:
     pixels = np.frombuffer(parametric_map.FloatPixelData, "<f4").reshape(len(groups), -1)
     parametric_map.FloatPixelData = pixels[order].tobytes()
     parametric_map.PerFrameFunctionalGroupsSequence = [groups[index] for index in order]
+
+
+def _shorten_decimals(_: Dataset, element: DataElement) -> None:
+    """Write numbers with the 16 characters that DICOM allows: many a source, from which some are copied, has more."""
+    if element.VR == "DS" and element.value is not None:
+        values = element.value if element.VM > 1 else [element.value]
+        short = [DSfloat(float(value), auto_format=True) for value in values]
+        element.value = short if element.VM > 1 else short[0]
 
 
 def _anatomy() -> Dataset:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -20,9 +20,9 @@ from klip_monai.sampling import (
     posterior_sample,
     prior_sample,
     renoise,
-    standard_normal,
 )
 from klip_monai.scoring import KLAccumulator, Window, over_twins, smooth
+from klip_monai.slice_generator import SliceGenerator
 
 ESTIMATORS = ("renoised", "trajectory")
 
@@ -59,12 +59,17 @@ class KLIPInferer(Inferer):
         lowpass_px: restricts the density to structures wider than this Gaussian, in pixels of the prior's grid (see
             :class:`klip_monai.scoring.KLAccumulator`); 0 counts all.
         smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.
+        calibration: how strongly an ID reference is to calibrate the map, 0 (not) to 1 (fully), by what healthy tissue
+            of the same local contrast scores (see :class:`klip_monai.scoring.ExpectedDensity`). The inferer's own map
+            is not calibrated.
         twins: look-alikes that the prior makes of each slice; the density is then given in multiples of theirs (see
             :func:`klip_monai.scoring.over_twins`). 0 gives the density itself. Each one costs a run of its own.
         twin_sigma: noise level from which the prior makes a twin: the lower, the more it keeps of the slice.
         twin_smoothing_px: Gaussian smoothing of the twins' mean density, in pixels of the prior's grid.
         batch_size: slices times samples that pass the network together.
-        seed: of measurement noise and sampling; the same seed, weights and device give the same map.
+        seed: of measurement noise and sampling. The noise of a slice follows from it and from the slice's place in its
+            volume, so the same seed and weights give the same map, up to the rounding of a network that adds in another
+            order for another batch or device.
         progress: called with (slices done, slices in all) after each batch.
 
     Raises:
@@ -92,6 +97,7 @@ class KLIPInferer(Inferer):
         cg_iterations: int = 5,
         lowpass_px: float = 1.0,
         smoothing_px: float = 1.5,
+        calibration: float = 1.0,
         twins: int = 0,
         twin_sigma: float = 1.0,
         twin_smoothing_px: float = 1.5,
@@ -125,7 +131,9 @@ class KLIPInferer(Inferer):
             raise ValueError(
                 f"twins, twin_sigma: got {twins} and {twin_sigma}, expected 0 or more and a level above {sigma_min}"
             )
-        self.lowpass_px, self.smoothing_px = lowpass_px, smoothing_px
+        if not 0 <= calibration <= 1:
+            raise ValueError(f"calibration: got {calibration}, expected 0 (none) to 1 (full)")
+        self.lowpass_px, self.smoothing_px, self.calibration = lowpass_px, smoothing_px, float(calibration)
         self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
@@ -140,7 +148,7 @@ class KLIPInferer(Inferer):
     def describe(self) -> dict[str, Any]:
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
         names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
-        names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px"]
+        names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px", "calibration"]
         names += ["window_levels", "draws"] if self.estimator == "renoised" else []
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
@@ -151,13 +159,22 @@ class KLIPInferer(Inferer):
             names = [name for name in names if name not in ("sampler_levels", "sigma_max", "sigma_min", "churn")]
         return described | {name: getattr(self, name) for name in names}
 
-    def __call__(self, inputs: torch.Tensor, network: Denoiser, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: Denoiser,
+        *args: Any,
+        places: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         """Map the KL density.
 
         Args:
             inputs: standard slices in [-1, 1], float32, as (B, 1, H, W) or stacked as (B, 1, H, W, Z).
             network: the prior.
             *args: ignored (MONAI's engines may pass more).
+            places: index of each of (B, 1, H, W) in its volume, where slices are not those of one volume from the first
+                on; they may come from several volumes.
             **kwargs: ignored.
 
         Returns:
@@ -167,33 +184,36 @@ class KLIPInferer(Inferer):
         plain = inputs.as_subclass(torch.Tensor).float()
         if plain.ndim == 5:
             flat = plain.movedim(-1, 1).flatten(0, 1)
-            maps = self._maps(flat, network).unflatten(0, (len(plain), plain.shape[-1])).movedim(1, -1)
+            depth = [*range(plain.shape[-1])] * len(plain)
+            maps = self._maps(flat, network, depth).unflatten(0, (len(plain), plain.shape[-1])).movedim(1, -1)
         else:
-            maps = self._maps(plain, network)
+            maps = self._maps(plain, network, range(len(plain)) if places is None else places)
         # Stays a MetaTensor, so that it can be inverted; nats would not fit the float16 that slices may come in.
         result: torch.Tensor = convert_to_dst_type(maps, inputs, dtype=maps.dtype)[0]
         return result
 
-    def _maps(self, slices: torch.Tensor, network: Denoiser) -> torch.Tensor:
+    def _maps(self, slices: torch.Tensor, network: Denoiser, places: Sequence[int]) -> torch.Tensor:
         """Smoothed map of (B, 1, H, W), batch by batch."""
-        generator = torch.Generator().manual_seed(self.seed)
+        if len(places) != len(slices):
+            raise ValueError(f"places: got {len(places)}, expected one for each of {len(slices)} slices")
         maps = []
         size = max(1, self.batch_size // self.samples)
         with torch.inference_mode():
             for lo in range(0, len(slices), size):
+                generator = SliceGenerator(self.seed, places[lo : lo + size])
                 batch = self.map(slices[lo : lo + size], network, generator=generator)
                 maps.append(smooth(batch, sigma_px=self.smoothing_px))
                 if self.progress is not None:
                     self.progress(min(lo + size, len(slices)), len(slices))
         return torch.cat(maps)
 
-    def map(self, images: torch.Tensor, network: Denoiser, *, generator: torch.Generator) -> torch.Tensor:
+    def map(self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator) -> torch.Tensor:
         """Density of one batch, over that of its twins if there are any; before smoothing.
 
         Args:
             images: standard slices, float32 (B, 1, H, W).
             network: the prior.
-            generator: source of all randomness.
+            generator: source of all randomness, with B slices.
 
         Returns:
             Float32 (B, 1, H, W).
@@ -201,14 +221,14 @@ class KLIPInferer(Inferer):
         return self.map_measurement(self.measure(images, generator=generator), network, generator=generator)[0]
 
     def map_measurement(
-        self, measurement: Measurement, network: Denoiser, *, generator: torch.Generator
+        self, measurement: Measurement, network: Denoiser, *, generator: SliceGenerator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Like :meth:`map`, of slices that only a scanner has seen.
 
         Args:
             measurement: of B slices, in units of ``operator``; its own noise counts. Twins get the inferer's.
             network: the prior.
-            generator: source of all randomness.
+            generator: source of all randomness, with B slices.
 
         Returns:
             Float32 (B, 1, H, W); and the posterior samples (B, S, H, W).
@@ -221,12 +241,12 @@ class KLIPInferer(Inferer):
         ]
         return over_twins(density, torch.cat(twins, dim=1), smoothing_px=self.twin_smoothing_px), x0
 
-    def _make_twins(self, x0: torch.Tensor, network: Denoiser, generator: torch.Generator) -> Iterator[torch.Tensor]:
+    def _make_twins(self, x0: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> Iterator[torch.Tensor]:
         """In-distribution look-alikes of posterior samples (B, S, H, W), one batch (B, 1, H, W) after the other."""
         sigmas = self._twin_sigmas()
         for number in range(self.twins):
             start = x0[:, number % x0.shape[1]][:, None]
-            noisy = start + sigmas[0] * standard_normal(start, generator)
+            noisy = start + sigmas[0] * generator.normal(start)
             twin = prior_sample(network, noisy, sigmas=sigmas, generator=generator, churn=self.churn)
             yield twin.clamp(-1, 1)
 
@@ -246,7 +266,7 @@ class KLIPInferer(Inferer):
         Returns:
             Smoothed map, float32 (B, 1, H, W); and the posterior samples (B, S, H, W).
         """
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = SliceGenerator(self.seed, range(len(measurement.y)))
         with torch.inference_mode():
             maps, x0 = self.map_measurement(measurement, network, generator=generator)
             return smooth(maps, sigma_px=self.smoothing_px), x0
@@ -265,7 +285,7 @@ class KLIPInferer(Inferer):
         """
         return KLIPInferer(**self._given | settings)
 
-    def measure(self, images: torch.Tensor, *, generator: torch.Generator) -> Measurement:
+    def measure(self, images: torch.Tensor, *, generator: SliceGenerator) -> Measurement:
         """Measure standard slices, float32 (B, 1, H, W), with noise, by ``data_operator`` if there is one."""
         if self.data_operator is None:
             y = self.operator.A(images)
@@ -274,7 +294,7 @@ class KLIPInferer(Inferer):
         return self.noise.apply(y, images=images, operator=self.operator, generator=generator)
 
     def density(
-        self, images: torch.Tensor, network: Denoiser, *, generator: torch.Generator, tap: Callback | None = None
+        self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator, tap: Callback | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """KL density of one batch of slices, float32 (B, 1, H, W); the rest as :meth:`density_of_measurement`."""
         measurement = self.measure(images, generator=generator)
@@ -285,7 +305,7 @@ class KLIPInferer(Inferer):
         measurement: Measurement,
         network: Denoiser,
         *,
-        generator: torch.Generator,
+        generator: SliceGenerator,
         tap: Callback | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """KL density of B slices that were measured, before smoothing.
@@ -293,7 +313,7 @@ class KLIPInferer(Inferer):
         Args:
             measurement: y (B, *range_shape), in units of ``operator``, and the standard deviation of its noise.
             network: the prior.
-            generator: source of all randomness.
+            generator: source of all randomness, with B slices.
             tap: additionally receives every step that the estimator uses (slices x samples as the batch).
 
         Returns:
@@ -317,13 +337,14 @@ class KLIPInferer(Inferer):
             if tap is not None:
                 tap(step)
 
+        generator = generator.repeated(self.samples)
         renoised = self.estimator == "renoised"
         on_path = None if renoised else report
         x0 = self.operator.A_dagger(y, iterations=self.cg_iterations)
         if self.sampler is not None:
             x0 = self.sampler.sample(network, self.operator, y, x0, generator=generator, callback=on_path)
         elif self.sampler_levels:
-            x = x0 + self.sigma_max * standard_normal(x0, generator)
+            x = x0 + self.sigma_max * generator.normal(x0)
             sigmas = log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
             x0 = posterior_sample(posterior, x, sigmas=sigmas, generator=generator, churn=self.churn, callback=on_path)
         if renoised:

@@ -18,13 +18,15 @@ from klip_monai.physics import (
     PoissonNoise,
     Tomography,
 )
-from klip_monai.prior import GaussianDenoiser
-from klip_monai.sampling import Step
+from klip_monai.prior import GaussianDenoiser, PatchDenoiser, UNetDenoiser
+from klip_monai.sampling import AncestralDPS, PatchLangevin, PredictorCorrector, Step
 from klip_monai.scoring import smooth
+from klip_monai.slice_generator import SliceGenerator
 
 SHAPE = (24, 20)
 ESTIMATORS = ("renoised", "trajectory")
 OPERATOR = Tomography(ParallelBeam(image_shape=SHAPE, pixel_mm=3.0, views=12))
+ROUNDING = {"rtol": 1e-3, "atol": 1e-4}  # of sums that are added in another order
 FAST = {"window": (0.4, 0.1), "window_levels": 3, "sampler_levels": 6, "cg_iterations": 3}
 
 
@@ -60,12 +62,55 @@ def test_a_map_has_the_shape_of_the_slices_and_is_never_negative(estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_stacked_volumes_give_the_maps_of_their_slices(estimator):
     images, prior = slices(6), GaussianDenoiser(std=0.5)
-    flat = inferer(estimator=estimator)(images, prior)
+    flat = torch.cat([inferer(estimator=estimator)(volume, prior) for volume in images.split(3)])
     volumes = images.reshape(2, 3, 1, *SHAPE).permute(0, 2, 3, 4, 1)
     stacked = inferer(estimator=estimator)(volumes, prior)
     assert stacked.shape == (2, 1, *SHAPE, 3)
     for volume, z in itertools.product(range(2), range(3)):
-        assert torch.equal(stacked[volume, ..., z], flat[3 * volume + z])
+        torch.testing.assert_close(stacked[volume, ..., z], flat[3 * volume + z], **ROUNDING)
+
+
+def patch_prior() -> PatchDenoiser:
+    torch.manual_seed(0)
+    return PatchDenoiser(UNetDenoiser([8, 8], [8, 16], num_head_channels=8, norm_num_groups=4)).eval()
+
+
+SETTINGS = {
+    "renoised": {"samples": 2, "draws": 2},
+    "trajectory": {"estimator": "trajectory", "samples": 2},
+    "twins": {"twins": 2, "samples": 2},
+    "photons": {"noise": PoissonNoise(1e4, AttenuationScale.from_hu((-160, 240)))},
+    "predictor_corrector": {"sampler": PredictorCorrector(levels=4)},
+    "ancestral_dps": {"sampler": AncestralDPS(levels=4)},
+    "patch_langevin": {"sampler": PatchLangevin(levels=3, steps=2)},
+}
+
+
+CASES = [(name, GaussianDenoiser(std=0.5)) for name in SETTINGS] + [("patch_langevin", patch_prior())]
+
+
+@pytest.mark.parametrize(("name", "prior"), CASES, ids=[*SETTINGS, "patch_langevin of patches"])
+def test_maps_depend_neither_on_the_batch_size_nor_on_what_else_is_scored(name, prior):
+    options = SETTINGS[name]
+    images, others = slices(8), slices(3, seed=1)
+    whole = inferer(batch_size=16, **options)(images, prior)
+    for size in (1, 3):
+        torch.testing.assert_close(inferer(batch_size=size, **options)(images, prior), whole, **ROUNDING)
+    order = [10, 5, 0, 8, 3]  # slices of two scans, in no order
+    mixed = torch.cat([images, others])[order]
+    maps = inferer(batch_size=4, **options)(mixed, prior, places=[i if i < 8 else i - 8 for i in order])
+    torch.testing.assert_close(maps[[2, 4, 1]], whole[[0, 3, 5]], **ROUNDING)
+
+
+@pytest.mark.parametrize("options", SETTINGS.values(), ids=SETTINGS)
+def test_equal_slices_of_a_volume_have_noise_of_their_own(options):
+    maps = inferer(**options)(slices(1).expand(2, -1, -1, -1), GaussianDenoiser(std=0.5))
+    assert not torch.allclose(maps[0], maps[1], rtol=0.01)
+
+
+def test_each_slice_needs_a_place():
+    with pytest.raises(ValueError, match="places: got 2, expected one for each of 3 slices"):
+        inferer()(slices(3), GaussianDenoiser(std=0.5), places=[0, 1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
@@ -198,7 +243,7 @@ def test_smoothing_is_applied_to_the_density():
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_a_tap_receives_the_steps_that_the_density_is_made_of(estimator):
     steps: list[Step] = []
-    one, generator = inferer(estimator=estimator, samples=2, lowpass_px=0), torch.Generator().manual_seed(0)
+    one, generator = inferer(estimator=estimator, samples=2, lowpass_px=0), SliceGenerator(0, range(2))
     density, _ = one.density(slices(2), GaussianDenoiser(std=0.5), generator=generator, tap=steps.append)
     weighted = sum(
         one.window.weight(step.sigma, step.sigma_next) * (step.denoised_posterior - step.denoised_prior) ** 2
@@ -290,7 +335,7 @@ def test_twins_are_counted_in_passes_and_settings_only_where_there_are_any():
 @pytest.mark.parametrize("twins", [0, 1])
 def test_scoring_slices_is_scoring_their_measurement(noise, twins):
     one, images, prior = inferer(noise=noise, twins=twins, samples=2), slices(2), GaussianDenoiser(std=0.5)
-    generator = torch.Generator().manual_seed(one.seed)
+    generator = SliceGenerator(one.seed, range(2))
     measurement = one.measure(images, generator=generator)
     maps, samples = one.map_measurement(measurement, prior, generator=generator)
     torch.testing.assert_close(smooth(maps, sigma_px=one.smoothing_px), one(images, prior))
@@ -309,7 +354,7 @@ def test_a_measurement_scores_the_same_each_time_and_by_itself():
 def test_data_of_the_same_operator_are_the_same():
     one, other = inferer(), inferer(data_operator=Tomography(OPERATOR.geometry))
     images = slices(2)
-    y, same = (i.measure(images, generator=torch.Generator().manual_seed(0)).y for i in (one, other))
+    y, same = (i.measure(images, generator=SliceGenerator(0, range(2))).y for i in (one, other))
     assert torch.equal(y, same)
 
 
@@ -321,7 +366,7 @@ def test_data_of_the_same_operator_are_the_same():
 def test_data_of_another_discretisation_are_nearly_the_same_and_say_so(data_operator):
     one, other = inferer(), inferer(data_operator=data_operator)
     images = smooth(slices(2), sigma_px=2.0)
-    y, mismatched = (i.measure(images, generator=torch.Generator().manual_seed(0)).y for i in (one, other))
+    y, mismatched = (i.measure(images, generator=SliceGenerator(0, range(2))).y for i in (one, other))
     assert 1e-4 < float((y - mismatched).norm() / y.norm()) < 0.05
     assert "data_operator" not in one.describe()
     assert other.describe()["data_operator"] == data_operator.describe()

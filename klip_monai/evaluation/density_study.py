@@ -21,6 +21,7 @@ from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
 from klip_monai.sampling import Step
 from klip_monai.scoring import KLAccumulator, Window, contrast_px, local_contrast
+from klip_monai.slice_generator import SliceGenerator
 from klip_monai.standard import PriorGrid
 from klip_monai.training import SliceSet
 
@@ -94,7 +95,6 @@ def run_density_study(
         name: np.bincount(of[healthy.body[:, 0].numpy()], minlength=len(names))
         for name, (names, of) in divisions.items()
     }
-    generator = torch.Generator().manual_seed(inferer.seed)
     with study_progress() as progress, torch.inference_mode():
         task = progress.add_task("slices", total=len(healthy))
         for start in range(0, len(healthy), inferer.batch_size):
@@ -105,7 +105,9 @@ def run_density_study(
                 for band in bands:
                     band(step)
 
-            inferer.density(healthy.images[chosen].to(device), network, generator=generator, tap=tap)
+            images = healthy.images[chosen].to(device)
+            generator = SliceGenerator(inferer.seed, range(start, start + len(images)))
+            inferer.density(images, network, generator=generator, tap=tap)
             inside = healthy.body[chosen, 0].numpy()
             for number, band in enumerate(bands):
                 values = _per_slice(band.density(draws=_draws(inferer)), inferer.samples)[inside]

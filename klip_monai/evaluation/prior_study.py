@@ -18,6 +18,7 @@ from klip_monai.evaluation.total_variation import total_variation
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser, EDMLoss, FixedNoisePrepareBatch, log_sigmas
 from klip_monai.sampling import prior_sample
+from klip_monai.slice_generator import SliceGenerator
 from klip_monai.training import SliceSet
 
 _POOL = 4  # nearest neighbours are looked for at a quarter of the resolution, so that noise does not decide
@@ -173,9 +174,9 @@ def loss_per_sigma(
 
 def samples(network: Denoiser, shape: tuple[int, int], *, count: int, levels: int = 60, seed: int = 0) -> torch.Tensor:
     """Slices that the prior makes from noise alone, float32 (count, 1, H, W) in [-1, 1]."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = SliceGenerator(seed, range(count))
     sigmas = log_sigmas(levels, sigma_max=_SIGMA_MAX, sigma_min=0.02).tolist()
-    start = _SIGMA_MAX * torch.randn(count, 1, *shape, generator=generator)
+    start = _SIGMA_MAX * generator.normal(torch.empty(count, 1, *shape))
     with torch.inference_mode():
         return prior_sample(network, start, sigmas=sigmas, generator=generator).clamp(-1, 1)
 
@@ -209,7 +210,7 @@ def reconstructions(
         tv_weights: the best of these, by PSNR, stands for total variation: more than it could be given in practice.
         seed: of the measurement noise.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = SliceGenerator(seed, range(len(images)))
     operator = inferer.operator
     y = inferer.measure(images, generator=generator).y
     with torch.inference_mode():

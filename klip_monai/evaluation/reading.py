@@ -11,6 +11,7 @@ import torch
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import DensitySpectrum, Window
+from klip_monai.slice_generator import SliceGenerator
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,15 @@ class Reading:
         smoothing_px: Gaussian smoothing of the density, pixels.
         statistic: slice score: "max", the highest in-body value of the smoothed map; "sum", the in-body sum of the
             density, which is the divergence of the whole slice.
-        calibrated: also give the map divided by what healthy tissue of the same local contrast scores.
+        calibration: also give the map calibrated by what healthy tissue of the same local contrast scores, with this
+            strength (see :class:`klip_monai.scoring.ExpectedDensity`); 0 does not.
     """
 
     window: tuple[float, float] | None = None
     lowpass_px: float = 0.0
     smoothing_px: float = 0.0
     statistic: Literal["max", "sum"] = "max"
-    calibrated: bool = False
+    calibration: float = 0.0
 
 
 def ablation(window: tuple[float, float], *, lowpass_px: float, smoothing_px: float) -> dict[str, Reading]:
@@ -45,7 +47,7 @@ def ablation(window: tuple[float, float], *, lowpass_px: float, smoothing_px: fl
         "D_KL": Reading(statistic="sum"),
         "spatial": Reading(None, lowpass_px, smoothing_px),
         "temporal": Reading(window, statistic="sum"),
-        "KLIP": Reading(window, lowpass_px, smoothing_px, calibrated=True),
+        "KLIP": Reading(window, lowpass_px, smoothing_px, calibration=1.0),
     }
 
 
@@ -118,12 +120,12 @@ def spectra(
     Returns:
         A spectrum that knows the bins, and densities float32 (B, L, K, H, W) on the CPU, nats per pixel.
     """
-    generator = torch.Generator().manual_seed(inferer.seed)
     size = max(1, inferer.batch_size // inferer.samples)
     parts = []
     draws = inferer.draws if inferer.estimator == "renoised" else 1
     with torch.inference_mode():
-        for batch in images.split(size):
+        for first, batch in zip(range(0, len(images), size), images.split(size), strict=True):
+            generator = SliceGenerator(inferer.seed, range(first, first + len(batch)))
             spectrum = DensitySpectrum(edges, lowpass_px=lowpass_px)
             inferer.density(batch, network, generator=generator, tap=spectrum)
             parts.append(spectrum.densities(samples=inferer.samples, draws=draws).cpu())

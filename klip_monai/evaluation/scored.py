@@ -36,7 +36,7 @@ class Scored:
         scores: float64 (B,) from such a method; None if there are maps.
         smoothing_px: smoothing that the maps are meant to be given, pixels.
         statistic: how a smoothed map becomes a slice score.
-        calibrated: whether the map is also to be calibrated by local contrast.
+        calibration: how strongly the map is also to be calibrated by local contrast; 0 not.
         passes: NFE, network passes a slice.
         seconds: wall time a slice.
         memory_mb: most memory taken while scoring, above what was taken before; None where it cannot be told.
@@ -47,7 +47,7 @@ class Scored:
     scores: torch.Tensor | None
     smoothing_px: float
     statistic: Literal["max", "sum"]
-    calibrated: bool
+    calibration: float
     passes: int
     seconds: float
     memory_mb: float | None
@@ -118,13 +118,13 @@ def _layout(method: Method | Readings, smoothing_px: float) -> dict[str, Scored]
     """What there will be, still empty."""
 
     def empty(reading: Reading) -> Scored:
-        how = (reading.smoothing_px, reading.statistic, reading.calibrated)
+        how = (reading.smoothing_px, reading.statistic, reading.calibration)
         return Scored(None, None, *how, passes=0, seconds=0.0, memory_mb=None, settings={})
 
     if isinstance(method, Readings):
         return {name: empty(reading) for name, reading in method.readings.items()}
     if isinstance(method, KLIPInferer):
-        return {"": empty(Reading(smoothing_px=method.smoothing_px, calibrated=True))}
+        return {"": empty(Reading(smoothing_px=method.smoothing_px, calibration=method.calibration))}
     return {"": empty(Reading(smoothing_px=smoothing_px))}
 
 

@@ -221,7 +221,7 @@ def run_slice_study(
         )
         for reading, scored in every.items():
             full = f"{name}: {reading}" if reading else name
-            for calibrated in (True, False) if scored.calibrated else (False,):
+            for calibrated in (True, False) if scored.calibration else (False,):
                 parts = _parts(scored, images, groups, grid, calibrated=calibrated)
                 for (kind, ill), part in zip(anomalous.items(), parts[1:-1], strict=True):
                     row = _row(full, scored, parts[0], part, healthy, ill, calibrated=calibrated, block_px=block_px)
@@ -254,7 +254,8 @@ def _parts(
     density = scored.maps
     maps = smooth(density, sigma_px=scored.smoothing_px)
     if calibrated:
-        gain = expected_density(maps[-sizes[-1] :], groups[-1], grid).gain(images)
+        expected = expected_density(maps[-sizes[-1] :], groups[-1], grid, strength=scored.calibration)
+        gain = expected.gain(images)
         density, maps = density * gain, maps * gain
     parts = zip(density.split(sizes), maps.split(sizes), groups, strict=True)
     return [_Part(d, m, _slice_scores(d, m, group.body, scored.statistic)) for d, m, group in parts]
@@ -266,12 +267,12 @@ def _slice_scores(density: torch.Tensor, maps: torch.Tensor, body: torch.Tensor,
     return slice_scores(maps, body)
 
 
-def expected_density(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid) -> ExpectedDensity:
-    """Expected density from the smoothed maps of healthy slices, (B, 1, H, W)."""
+def expected_density(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid, *, strength: float) -> ExpectedDensity:
+    """Expected density from the smoothed maps of healthy slices, (B, 1, H, W), to calibrate with some strength."""
     around_px = contrast_px(grid.pixel_mm)
     contrast = local_contrast(healthy.images, sigma_px=around_px)
     sums = ContrastSums.of(maps[healthy.body].numpy(), contrast[healthy.body].numpy())
-    return ExpectedDensity.fit(sums, contrast_px=around_px)
+    return ExpectedDensity.fit(sums, contrast_px=around_px, strength=strength)
 
 
 def _row(

@@ -31,7 +31,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "edges": 9,
     "lowpass_px": [0.0, 1.0, 2.0],
     "smoothing_px": [1.5, 3.0],
-    "calibrated": [False, True],
+    "calibration": [0.0, 0.5, 1.0],
 }
 _SHOWN = 25
 
@@ -44,7 +44,7 @@ class Setting:
         row: the study's row that was sampled.
         window: (high, low) noise levels.
         lowpass_px, smoothing_px: in pixels.
-        calibrated: by what healthy tissue of the same local contrast scores.
+        calibration: how strongly, by what healthy tissue of the same local contrast scores.
         image_level: by kind of anomaly, AUROC over in-body pixels, averaged over slices.
         slice_level: by kind, AUROC of the in-body maximum.
         mean: of all these.
@@ -54,7 +54,7 @@ class Setting:
     window: tuple[float, float]
     lowpass_px: float
     smoothing_px: float
-    calibrated: bool
+    calibration: float
     image_level: Mapping[str, float]
     slice_level: Mapping[str, float]
     mean: float
@@ -64,7 +64,7 @@ def tune(study: Study, *, keep: str | Path | None = None) -> list[Setting]:
     """Search the settings that the study's ``grid`` spans, for each of its rows that is KLIP.
 
     ``edges`` is a list of descending noise levels, or how many, spread over the row's window; every pair of them is a
-    window. ``lowpass_px``, ``smoothing_px`` and ``calibrated`` are lists. No anomalous data but the synthetic ones
+    window. ``lowpass_px``, ``smoothing_px`` and ``calibration`` are lists. No anomalous data but the synthetic ones
     takes part; slices chosen on must not be those reported on later.
 
     Args:
@@ -136,8 +136,8 @@ def _points(reading: Readings, search: Mapping[str, Any]) -> list[tuple[Sequence
             high, low = reading.readings[names[first]].window, reading.readings[names[last - 1]].window
             assert high is not None
             assert low is not None
-            for smoothing, calibrated in itertools.product(search["smoothing_px"], search["calibrated"]):
-                window = Reading((high[0], low[1]), float(lowpass), float(smoothing), calibrated=bool(calibrated))
+            for smoothing, calibration in itertools.product(search["smoothing_px"], search["calibration"]):
+                window = Reading((high[0], low[1]), float(lowpass), float(smoothing), calibration=float(calibration))
                 points.append((names[first:last], window))
     return points
 
@@ -155,8 +155,9 @@ def _judge(
     density = torch.stack([densities[name] for name in names]).sum(dim=0)
     maps = smooth(density, sigma_px=reading.smoothing_px)
     sizes = [len(group) for group in groups]
-    if reading.calibrated:
-        maps = maps * expected_density(maps[-sizes[-1] :], groups[-1], grid).gain_at(contrast)
+    if reading.calibration:
+        expected = expected_density(maps[-sizes[-1] :], groups[-1], grid, strength=reading.calibration)
+        maps = maps * expected.gain_at(contrast)
     well, *ill, _ = maps.split(sizes)
     healthy = slice_scores(well, groups[0].body)
     image_level, slice_level = {}, {}
@@ -167,7 +168,7 @@ def _judge(
         slice_level[kind] = auroc(np.concatenate([healthy, scores]), np.arange(-len(healthy), len(scores)) >= 0)
     mean = float(np.mean([*image_level.values(), *slice_level.values()]))
     window = Window(*reading.window) if reading.window else Window()
-    how = (reading.lowpass_px, reading.smoothing_px, reading.calibrated)
+    how = (reading.lowpass_px, reading.smoothing_px, reading.calibration)
     return Setting(row, (window.high, window.low), *how, image_level, slice_level, mean)
 
 
@@ -190,6 +191,7 @@ def save_tuning(
         "inferer#window": list(best.window),
         "inferer#lowpass_px": best.lowpass_px,
         "inferer#smoothing_px": best.smoothing_px,
+        "inferer#calibration": best.calibration,
     }
     with publish(output_dir) as staging:
         (staging / "tuning.md").write_text(tuning_to_markdown(settings, title=title), encoding="utf-8")
@@ -201,14 +203,14 @@ def save_tuning(
 def tuning_to_markdown(settings: Sequence[Setting], *, title: str) -> str:
     """The best settings as a table, image-level / slice-level AUROC for each kind of anomaly."""
     kinds = list(settings[0].image_level)
-    head = ["row", "map", "window", "low-pass, px", "smoothing, px", *kinds, "mean"]
+    head = ["row", "window", "low-pass, px", "smoothing, px", "calibration", *kinds, "mean"]
     body = [
         [
             s.row,
-            "calibrated" if s.calibrated else "plain",
             f"{s.window[0]:.3g} to {s.window[1]:.3g}",
             f"{s.lowpass_px:g}",
             f"{s.smoothing_px:g}",
+            f"{s.calibration:g}",
             *(f"{s.image_level[kind]:.3f} / {s.slice_level[kind]:.3f}" for kind in kinds),
             f"{s.mean:.3f}",
         ]

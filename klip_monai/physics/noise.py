@@ -11,6 +11,7 @@ from klip_monai.errors import InputError
 from klip_monai.physics.attenuation import AttenuationScale
 from klip_monai.physics.operator import LinearOperator
 from klip_monai.physics.tomography import Tomography
+from klip_monai.slice_generator import SliceGenerator
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Noise(Protocol):
     """What makes a noisy measurement from a clean one."""
 
     def apply(
-        self, y: torch.Tensor, *, images: torch.Tensor, operator: LinearOperator, generator: torch.Generator
+        self, y: torch.Tensor, *, images: torch.Tensor, operator: LinearOperator, generator: SliceGenerator
     ) -> Measurement:
         """Add noise.
 
@@ -38,7 +39,7 @@ class Noise(Protocol):
             y: noise-free measurements (B, *range_shape), in units of `operator`.
             images: the slices that were measured, (B, 1, H, W) in [-1, 1].
             operator: A, scaled to unit spectral norm.
-            generator: source of all randomness; drawn on its own device, so that a seed means the same everywhere.
+            generator: source of all randomness, with B slices.
         """
         ...
 
@@ -67,11 +68,10 @@ class GaussianNoise:
             )
 
     def apply(
-        self, y: torch.Tensor, *, images: torch.Tensor, operator: LinearOperator, generator: torch.Generator
+        self, y: torch.Tensor, *, images: torch.Tensor, operator: LinearOperator, generator: SliceGenerator
     ) -> Measurement:
         """Add noise; see :meth:`Noise.apply`. Neither images nor operator matter."""
-        noise = torch.randn(y.shape, generator=generator, device=generator.device, dtype=y.dtype).to(y.device)
-        return Measurement(y + self.std * noise, self.std)
+        return Measurement(y + self.std * generator.normal(y), self.std)
 
     def describe(self) -> dict[str, Any]:
         """Return {"noise_std"}, as ID references have always been keyed by."""
@@ -110,7 +110,7 @@ class PoissonNoise:
             raise InputError(f"photons: got {self.photons}, expected the photons of an unattenuated ray, 1 or more")
 
     def apply(
-        self, y: torch.Tensor, *, images: torch.Tensor, operator: LinearOperator, generator: torch.Generator
+        self, y: torch.Tensor, *, images: torch.Tensor, operator: LinearOperator, generator: SliceGenerator
     ) -> Measurement:
         """Add noise and give each ray the standard deviation that its count says; see :meth:`Noise.apply`.
 
@@ -124,8 +124,7 @@ class PoissonNoise:
             )
         attenuation = torch.where(images > -1, self.scale.attenuation(images), 0.0).clamp_min(0)
         clean = operator.A(attenuation).double() / operator.scale
-        rates = (self.photons * torch.exp(-clean)).to(generator.device)
-        counts = torch.poisson(rates, generator=generator).clamp_min(1).to(y.device)
+        counts = generator.poisson(self.photons * torch.exp(-clean)).clamp_min(1)
         measured = (self.photons / counts).log()
         noise = (measured - clean) * self.scale.unit(operator)
         return Measurement(y + noise.to(y.dtype), self.std(measured, operator).to(y.dtype))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +13,7 @@ from torch import nn
 
 from klip_monai.errors import InputError
 from klip_monai.prior.denoiser import Denoiser, per_slice
+from klip_monai.slice_generator import SliceGenerator
 
 AIR = -1.0  # what lies around a slice; the lower end of every window of HU
 _SPREAD = (0.7548776662, 0.5698402910)  # powers of 1/1.3247...: multiples of them, modulo 1, fill the square evenly
@@ -179,43 +182,43 @@ class PatchDenoiser(nn.Module):
         mean = torch.zeros_like(x)
         for k in range(self.offsets):
             row, column = (int((0.5 + k * step) % 1 * (most + 1)) for step, most in zip(_SPREAD, slack, strict=True))
-            mean = mean + self.denoise_patches(x, sigma, (row, column)) / self.offsets
+            mean = mean + self.denoise_patches(x, sigma, [(row, column)] * len(x)) / self.offsets
         return mean
 
-    def denoise_patches(self, x: torch.Tensor, sigma: float | torch.Tensor, offset: Offset) -> torch.Tensor:
-        """Denoise whole slices by a single partition.
+    def denoise_patches(self, x: torch.Tensor, sigma: float | torch.Tensor, offsets: Sequence[Offset]) -> torch.Tensor:
+        """Denoise whole slices by a single partition each.
 
         Args:
             x: noisy slices (B, 1, H, W), float32.
             sigma: noise level > 0, one for all slices or one per slice (B,).
-            offset: row and column of the partition, see `PatchGrid`.
+            offsets: row and column of each slice's partition, see `PatchGrid`.
 
         Returns:
             Denoised slices (B, 1, H, W), float32.
 
         Raises:
-            InputError: if ``offset`` is none of the grid's, or the shapes do not fit.
+            InputError: if one of ``offsets`` is none of the grid's, or the shapes do not fit.
         """
         grid = self.grid(x)
-        corners = grid.corners(offset)
-        boxes = grid.boxes(corners, grid.patch_shape).to(x).repeat(x.shape[0], 1)
-        levels = per_slice(sigma, x).repeat_interleave(len(corners))
-        parts = (part.split(self.max_patches) for part in (grid.split(x, offset), levels, boxes))
-        return grid.join(torch.cat([self.unet(*part) for part in zip(*parts, strict=True)]), offset)
+        patches = torch.cat([grid.split(one, offset) for one, offset in zip(x.split(1), offsets, strict=True)])
+        boxes = grid.boxes(torch.cat([grid.corners(offset) for offset in offsets]), grid.patch_shape).to(x)
+        count = math.prod(grid.counts)
+        levels = per_slice(sigma, x).repeat_interleave(count)
+        parts = (part.split(self.max_patches) for part in (patches, levels, boxes))
+        denoised = torch.cat([self.unet(*part) for part in zip(*parts, strict=True)])
+        joined = [grid.join(one, offset) for one, offset in zip(denoised.split(count), offsets, strict=True)]
+        return torch.cat(joined)
 
-    def on_random_grids(self, generator: torch.Generator) -> Denoiser:
-        """A denoiser that takes a partition at random each time it is called (PaDIS).
+    def on_random_grids(self, generator: SliceGenerator) -> Denoiser:
+        """A denoiser that takes a partition at random for each slice each time it is called (PaDIS).
 
         Args:
-            generator: source of the offsets.
+            generator: source of the offsets, with as many slices as are denoised.
         """
 
         def denoise(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-            row, column = (
-                int(torch.randint(most + 1, (), generator=generator, device=generator.device))
-                for most in self.grid(x).slack
-            )
-            return self.denoise_patches(x, sigma, (row, column))
+            rows, columns = (generator.integers(most + 1) for most in self.grid(x).slack)
+            return self.denoise_patches(x, sigma, list(zip(rows, columns, strict=True)))
 
         return denoise
 

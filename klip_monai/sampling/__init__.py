@@ -3,7 +3,7 @@
 from klip_monai.sampling.ancestral_dps import ddpm_dps
 from klip_monai.sampling.patch_langevin import DataEnergy, GaussianEnergy, NormEnergy, patch_langevin
 from klip_monai.sampling.predictor_corrector import predictor_corrector
-from klip_monai.sampling.samplers import Randomness, posterior_sample, prior_sample, renoise, standard_normal
+from klip_monai.sampling.samplers import posterior_sample, prior_sample, renoise
 from klip_monai.sampling.settings import SAMPLERS, AncestralDPS, PatchLangevin, PosteriorSampler, PredictorCorrector
 from klip_monai.sampling.step import Callback, ConjugateGradientPosterior, PosteriorDenoiser, Step, level_intervals
 
@@ -19,7 +19,6 @@ __all__ = [
     "PosteriorDenoiser",
     "PosteriorSampler",
     "PredictorCorrector",
-    "Randomness",
     "Step",
     "ddpm_dps",
     "level_intervals",
@@ -28,5 +27,4 @@ __all__ = [
     "predictor_corrector",
     "prior_sample",
     "renoise",
-    "standard_normal",
 ]

@@ -10,8 +10,8 @@ import torch
 from klip_monai.physics import LinearOperator
 from klip_monai.prior import Denoiser
 from klip_monai.sampling.guidance import misfit_gradient
-from klip_monai.sampling.samplers import standard_normal
 from klip_monai.sampling.step import Callback, Step
+from klip_monai.slice_generator import SliceGenerator
 
 
 def ddpm_dps(
@@ -21,7 +21,7 @@ def ddpm_dps(
     x: torch.Tensor,
     *,
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: SliceGenerator,
     strength: float = 1.0,
     churn: float = 1.0,
     callback: Callback | None = None,
@@ -42,7 +42,7 @@ def ddpm_dps(
         y: measurements (B, *range_shape).
         x: states at ``sigmas[0]``, float32 (B, 1, H, W).
         sigmas: descending noise levels, the last one positive; a final step goes to 0, without the measurement.
-        generator: source of all randomness.
+        generator: source of all randomness, with B slices.
         strength: zeta of the paper.
         churn: 1 is ancestral (DDPM), 0 is DDIM; see :func:`posterior_sample`.
         callback: receives a :class:`Step` for each interval between two levels. The step's mean moves by
@@ -63,7 +63,7 @@ def ddpm_dps(
         eta = churn * (1 - (sigma_next / sigma) ** 2) ** 0.5
         keep = sigma_next / sigma * (1 - eta**2) ** 0.5
         move = -strength * ((1 + sigma**2) * (1 + sigma_next**2)) ** 0.5 * gradient
-        x = denoised + keep * (x - denoised) + sigma_next * eta * standard_normal(x, generator) + move
+        x = denoised + keep * (x - denoised) + sigma_next * eta * generator.normal(x) + move
         if callback is not None:
             callback(Step(sigma, sigma_next, denoised, denoised + move / (1 - keep)))
     return denoiser(x, sigmas[-1])

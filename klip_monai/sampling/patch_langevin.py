@@ -12,8 +12,8 @@ import torch
 from klip_monai.physics import LinearOperator
 from klip_monai.prior import Denoiser, PatchDenoiser
 from klip_monai.sampling.guidance import misfit_gradient, residual_norm
-from klip_monai.sampling.samplers import standard_normal
 from klip_monai.sampling.step import Callback, Step, level_intervals, split_interval
+from klip_monai.slice_generator import SliceGenerator
 
 
 class DataEnergy(Protocol):
@@ -84,7 +84,7 @@ def patch_langevin(
     x: torch.Tensor,
     *,
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: SliceGenerator,
     energy: DataEnergy | None = None,
     steps: int = 10,
     epsilon: float = 1.0,
@@ -135,6 +135,6 @@ def patch_langevin(
             denoised, gradient = misfit_gradient(denoise, operator, y, x, sigma, cost=cost)
             if callback is not None and part_lower < part_upper:
                 callback(Step(part_upper, part_lower, denoised, denoised - 2 / epsilon * gradient))
-            x = x + epsilon / 2 * (denoised - x) + alpha**0.5 * standard_normal(x, generator) - gradient
+            x = x + epsilon / 2 * (denoised - x) + alpha**0.5 * generator.normal(x) - gradient
     with torch.no_grad():
         return denoise(x, sigmas[-1])

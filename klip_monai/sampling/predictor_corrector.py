@@ -9,8 +9,8 @@ import torch
 
 from klip_monai.physics import LinearOperator
 from klip_monai.prior import Denoiser
-from klip_monai.sampling.samplers import standard_normal
 from klip_monai.sampling.step import Callback, Step
+from klip_monai.slice_generator import SliceGenerator
 
 
 def predictor_corrector(
@@ -20,7 +20,7 @@ def predictor_corrector(
     x: torch.Tensor,
     *,
     sigmas: Sequence[float],
-    generator: torch.Generator,
+    generator: SliceGenerator,
     strength: float = 1.0,
     snr: float = 0.16,
     corrector_steps: int = 1,
@@ -68,10 +68,10 @@ def predictor_corrector(
     for sigma, sigma_next in pairwise(sigmas):
         denoised = denoiser(x, sigma)
         ratio = (sigma_next / sigma) ** 2
-        x = denoised + ratio * (x - denoised) + sigma * (1 - ratio) ** 0.5 * standard_normal(x, generator)
+        x = denoised + ratio * (x - denoised) + sigma * (1 - ratio) ** 0.5 * generator.normal(x)
         for _ in range(corrector_steps):
             x = _langevin(denoiser, x, sigma_next, snr=snr, generator=generator)
-        noise = sigma_next * standard_normal(x, generator)
+        noise = sigma_next * generator.normal(x)
         x = x + strength * operator.A_dagger(y - operator.A(x - noise), iterations=projection_iterations)
         if callback is not None:
             drift = operator.A_dagger(y - operator.A(denoised), iterations=projection_iterations)
@@ -80,11 +80,11 @@ def predictor_corrector(
 
 
 def _langevin(
-    denoiser: Denoiser, x: torch.Tensor, sigma: float, *, snr: float, generator: torch.Generator
+    denoiser: Denoiser, x: torch.Tensor, sigma: float, *, snr: float, generator: SliceGenerator
 ) -> torch.Tensor:
     """One corrector step, each slice with its own step size."""
     score = (denoiser(x, sigma) - x) / sigma**2
-    noise = standard_normal(x, generator)
+    noise = generator.normal(x)
     norms = [value.flatten(1).norm(dim=1)[:, None, None, None] for value in (noise, score)]
     step = 2 * (snr * norms[0] / norms[1].clamp_min(torch.finfo(x.dtype).tiny)) ** 2
     return x + step * score + (2 * step).sqrt() * noise

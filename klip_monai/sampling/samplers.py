@@ -9,17 +9,7 @@ import torch
 
 from klip_monai.prior import Denoiser
 from klip_monai.sampling.step import Callback, PosteriorDenoiser, Step, level_intervals
-
-Randomness = torch.Generator | Sequence[torch.Generator]
-"""Source of noise: one generator for a batch, or one for each slice, whose noise then depends on no other slice."""
-
-
-def standard_normal(like: torch.Tensor, generator: Randomness) -> torch.Tensor:
-    """White noise shaped like ``like``, drawn on the generator's device: a seed means the same everywhere."""
-    if not isinstance(generator, torch.Generator):
-        return torch.cat([standard_normal(one, own) for one, own in zip(like.split(1), generator, strict=True)])
-    noise = torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return noise.to(like.device)
+from klip_monai.slice_generator import SliceGenerator
 
 
 def posterior_sample(
@@ -27,7 +17,7 @@ def posterior_sample(
     x: torch.Tensor,
     *,
     sigmas: Sequence[float],
-    generator: Randomness,
+    generator: SliceGenerator,
     churn: float = 1.0,
     callback: Callback | None = None,
 ) -> torch.Tensor:
@@ -40,7 +30,7 @@ def posterior_sample(
         posterior: (x, sigma) to (D, D_y).
         x: state at ``sigmas[0]``, float32 (B, 1, H, W).
         sigmas: descending noise levels, the last one positive; a final step goes to 0.
-        generator: source of all randomness.
+        generator: source of all randomness, with B slices.
         churn: amount of fresh noise, 0 to 1.
         callback: receives a :class:`Step` for each level, standing for its interval of `level_intervals`.
 
@@ -58,12 +48,12 @@ def posterior_sample(
             return denoised_posterior
         eta = churn * (1 - (sigma_next / sigma) ** 2) ** 0.5
         direction = (x - denoised_posterior) / sigma
-        x = denoised_posterior + sigma_next * ((1 - eta**2) ** 0.5 * direction + eta * standard_normal(x, generator))
+        x = denoised_posterior + sigma_next * ((1 - eta**2) ** 0.5 * direction + eta * generator.normal(x))
     raise ValueError("sigmas: got none, expected at least one noise level")
 
 
 def prior_sample(
-    denoiser: Denoiser, x: torch.Tensor, *, sigmas: Sequence[float], generator: Randomness, churn: float = 1.0
+    denoiser: Denoiser, x: torch.Tensor, *, sigmas: Sequence[float], generator: SliceGenerator, churn: float = 1.0
 ) -> torch.Tensor:
     """Run the reverse process without a measurement; arguments and result as in :func:`posterior_sample`."""
 
@@ -79,7 +69,7 @@ def renoise(
     x0: torch.Tensor,
     *,
     sigmas: Sequence[float],
-    generator: Randomness,
+    generator: SliceGenerator,
     callback: Callback,
 ) -> None:
     """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other.
@@ -91,10 +81,10 @@ def renoise(
         posterior: (x, sigma) to (D, D_y).
         x0: posterior samples, float32 (B, 1, H, W).
         sigmas: K + 1 descending levels: the edges of K intervals, each evaluated at its geometric middle.
-        generator: source of all randomness.
+        generator: source of all randomness, with B slices.
         callback: receives a :class:`Step` for each interval.
     """
     for sigma, sigma_next in pairwise(sigmas):
         middle = (sigma * sigma_next) ** 0.5
-        denoised, denoised_posterior = posterior(x0 + middle * standard_normal(x0, generator), middle)
+        denoised, denoised_posterior = posterior(x0 + middle * generator.normal(x0), middle)
         callback(Step(sigma, sigma_next, denoised, denoised_posterior))

@@ -16,8 +16,8 @@ from klip_monai.prior import Denoiser, log_sigmas
 from klip_monai.sampling.ancestral_dps import ddpm_dps
 from klip_monai.sampling.patch_langevin import NormEnergy, patch_langevin
 from klip_monai.sampling.predictor_corrector import predictor_corrector
-from klip_monai.sampling.samplers import standard_normal
 from klip_monai.sampling.step import Callback
+from klip_monai.slice_generator import SliceGenerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class PosteriorSampler(ABC):
         y: torch.Tensor,
         start: torch.Tensor,
         *,
-        generator: torch.Generator,
+        generator: SliceGenerator,
         callback: Callback | None = None,
     ) -> torch.Tensor:
         """Draw posterior samples.
@@ -61,14 +61,14 @@ class PosteriorSampler(ABC):
             operator: A, scaled to unit spectral norm.
             y: measurements (B, *range_shape).
             start: least-squares images, float32 (B, 1, H, W).
-            generator: source of all randomness.
+            generator: source of all randomness, with B slices.
             callback: receives every step.
 
         Returns:
             Posterior samples x0, float32 (B, 1, H, W).
         """
         sigmas = log_sigmas(self.levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
-        x = start + self.sigma_max * standard_normal(start, generator)
+        x = start + self.sigma_max * generator.normal(start)
         return self.function(denoiser, operator, y, x, sigmas=sigmas, generator=generator, callback=callback)
 
     def describe(self) -> dict[str, Any]:

@@ -89,15 +89,19 @@ class ExpectedDensity:
         contrast: knots, ascending, in units of the [-1, 1] image.
         density: mean density at the knots, nats per pixel; linear in between over log contrast, constant beyond.
         average: mean density of all healthy in-body pixels, nats per pixel.
+        strength: how much of it a calibrated map is relieved of, as an exponent. 1: all, so that healthy tissue scores
+            alike at every contrast; 0: nothing. A lesion's own edges raise what is expected of them: the less is taken
+            off, the brighter sharp lesions stay, and the more healthy edges outshine faint ones.
     """
 
     contrast_px: float
     contrast: tuple[float, ...]
     density: tuple[float, ...]
     average: float
+    strength: float = 1.0
 
     @classmethod
-    def fit(cls, sums: ContrastSums, *, contrast_px: float) -> ExpectedDensity:
+    def fit(cls, sums: ContrastSums, *, contrast_px: float, strength: float = 1.0) -> ExpectedDensity:
         """Take the mean of each bin that holds enough pixels, but a quarter of the average at least.
 
         Where a slice is flat, as lung and gas are that lie below the window, next to nothing is expected, and next to
@@ -106,6 +110,7 @@ class ExpectedDensity:
         Args:
             sums: of healthy scans.
             contrast_px: the neighbourhood that the contrast was taken in, pixels.
+            strength: how much of it calibrated maps are to be relieved of, 0 to 1.
 
         Raises:
             InputError: if no bin holds enough pixels.
@@ -119,14 +124,14 @@ class ExpectedDensity:
         middles = np.sqrt(_EDGES[1:] * _EDGES[:-1])[enough]
         average = float(sums.nats.sum() / sums.pixels.sum())
         means = np.maximum(sums.nats[enough] / sums.pixels[enough], max(_LEAST * average, _FLOOR))
-        return cls(contrast_px, tuple(map(float, middles)), tuple(map(float, means)), average)
+        return cls(contrast_px, tuple(map(float, middles)), tuple(map(float, means)), average, strength)
 
     def at(self, contrast: Values) -> Values:
         """Expected density in nats per pixel at local contrasts of any shape."""
         return np.exp(np.interp(np.log(contrast), np.log(self.contrast), np.log(self.density)))
 
     def gain(self, images: torch.Tensor) -> torch.Tensor:
-        """What to multiply a heat map with: ``average``, divided by what is expected at each pixel's local contrast.
+        """What to multiply a heat map with: (``average`` / expected at each pixel's local contrast) ** ``strength``.
 
         Args:
             images: the standard slices that the heat map belongs to, float32 (B, 1, H, W) in [-1, 1].
@@ -138,12 +143,18 @@ class ExpectedDensity:
 
     def gain_at(self, contrast: torch.Tensor) -> torch.Tensor:
         """The same from :func:`local_contrast` of the slices, of any shape."""
-        gain = self.average / self.at(contrast.cpu().numpy())
-        return torch.from_numpy(gain.astype(np.float32)).to(contrast.device)
+        return torch.from_numpy(self._gain(contrast.cpu().numpy()).astype(np.float32)).to(contrast.device)
+
+    def calibrated(self, density: Values, contrast: Values) -> Values:
+        """Densities in nats per pixel at local contrasts, both of any one shape, relieved of what is expected there."""
+        return density * self._gain(contrast)
+
+    def _gain(self, contrast: Values) -> Values:
+        return (self.average / self.at(contrast)) ** self.strength
 
 
 def leave_one_out(
-    density: Sequence[Values], contrast: Sequence[Values], *, contrast_px: float
+    density: Sequence[Values], contrast: Sequence[Values], *, contrast_px: float, strength: float = 1.0
 ) -> tuple[ExpectedDensity, list[Values]]:
     """The expected density of all healthy scans, and each scan calibrated by that of the others.
 
@@ -151,6 +162,7 @@ def leave_one_out(
         density: for each scan its in-body density, (N,), nats per pixel.
         contrast: for each scan the local contrast of the same pixels, (N,).
         contrast_px: the neighbourhood that the contrast was taken in, pixels.
+        strength: see :class:`ExpectedDensity`.
 
     Returns:
         The expected density, and for each scan its calibrated density (N,), which the scan itself had no part in: a new
@@ -160,6 +172,6 @@ def leave_one_out(
     total = parts[0]
     for part in parts[1:]:
         total = total + part
-    others = [ExpectedDensity.fit(total - part, contrast_px=contrast_px) for part in parts]
-    calibrated = [d * e.average / e.at(c) for e, d, c in zip(others, density, contrast, strict=True)]
-    return ExpectedDensity.fit(total, contrast_px=contrast_px), calibrated
+    others = [ExpectedDensity.fit(total - part, contrast_px=contrast_px, strength=strength) for part in parts]
+    calibrated = [e.calibrated(d, c) for e, d, c in zip(others, density, contrast, strict=True)]
+    return ExpectedDensity.fit(total, contrast_px=contrast_px, strength=strength), calibrated

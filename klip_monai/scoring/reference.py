@@ -50,6 +50,7 @@ class IDReference:
         contrast: Sequence[Values],
         *,
         contrast_px: float,
+        strength: float = 1.0,
         settings: Mapping[str, Any],
         slices: int,
         description: str,
@@ -60,6 +61,7 @@ class IDReference:
             density: for each healthy scan its in-body smoothed density, (N,), nats per pixel.
             contrast: for each healthy scan the local contrast of the same pixels, (N,).
             contrast_px: the neighbourhood that the contrast was taken in, pixels.
+            strength: how strongly maps are calibrated, 0 to 1, see :class:`ExpectedDensity`.
             settings: what the densities were made with.
             slices: slices of each scan.
             description: what the scans were.
@@ -67,7 +69,7 @@ class IDReference:
         Raises:
             InputError: for fewer than two scans, or too few pixels.
         """
-        expected, calibrated = leave_one_out(density, contrast, contrast_px=contrast_px)
+        expected, calibrated = leave_one_out(density, contrast, contrast_px=contrast_px, strength=strength)
         scores = tuple(sorted(float(values.max()) for values in calibrated))
         suspicious = float(np.quantile(np.concatenate(calibrated), 0.999))
         strong = max(float(np.quantile(scores, 0.95, method="higher")), suspicious)

@@ -111,8 +111,8 @@ def test_tuning_finds_a_setting_and_writes_it_as_an_overlay_of_the_bundle(done):
     assert result.exit_code == 0, result.output
     content = json.loads((done / "tuned" / "tuning.json").read_text())
     settings = content["settings"]
-    # 3 bins make 6 windows; 2 low-passes, 1 smoothing, with and without calibration; 3 rows of the method klip.
-    assert len(settings) == 6 * 2 * 2 * 3
+    # 3 bins make 6 windows; 2 low-passes, 1 smoothing, 3 strengths of calibration; 3 rows of the method klip.
+    assert len(settings) == 6 * 2 * 3 * 3
     assert [s["mean"] for s in settings] == sorted((s["mean"] for s in settings), reverse=True)
     overlay = json.loads((done / "tuned" / "tuned.json").read_text())
     assert overlay["inferer#window"] == settings[0]["window"]
@@ -122,7 +122,7 @@ def test_tuning_finds_a_setting_and_writes_it_as_an_overlay_of_the_bundle(done):
 def test_a_window_s_figures_are_those_of_a_row_that_has_it_alone(tmp_path):
     alone = {"KLIP": {"window": [3.0, 0.02], "window_levels": 6, "sampler_levels": 3, "smoothing_px": 1.5}}
     study = read_study(write(tmp_path, rows=alone, grid={"edges": [3.0, 0.3, 0.02], "lowpass_px": [1.0]}), device="cpu")
-    whole = next(s for s in tune(study) if s.window == (3.0, 0.02) and s.smoothing_px == 1.5 and not s.calibrated)
+    whole = next(s for s in tune(study) if s.window == (3.0, 0.02) and s.smoothing_px == 1.5 and not s.calibration)
     out = tmp_path / "out"
     path = write(tmp_path, rows={"KLIP": {**alone["KLIP"], "lowpass_px": 1.0}})
     assert CliRunner().invoke(app, ["evaluate", str(path), "-o", str(out), "--device", "cpu"]).exit_code == 0

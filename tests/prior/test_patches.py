@@ -11,6 +11,7 @@ from torch import nn
 from klip_monai.errors import InputError
 from klip_monai.prior import GaussianDenoiser, PatchDenoiser, PatchGrid, UNetDenoiser
 from klip_monai.prior.patches import AIR
+from klip_monai.slice_generator import SliceGenerator
 
 
 class Patchwise(nn.Module):
@@ -98,7 +99,7 @@ def test_the_network_sees_normalised_positions_up_to_the_borders_of_the_padded_s
     seen = []
     denoiser.unet.network = nn.Module()
     denoiser.unet.network.forward = lambda x, timesteps: seen.append(x) or x[:, :-2]
-    denoiser.denoise_patches(torch.zeros(2, 1, 20, 20), 1.0, (4, 0))
+    denoiser.denoise_patches(torch.zeros(2, 1, 20, 20), 1.0, [(4, 0)] * 2)
     rows, columns = seen[0][:, -2], seen[0][:, -1]  # (18, 4, 4), blocks of 2 pixels
     torch.testing.assert_close(rows[:9], rows[9:])
     down, across = rows[:9].reshape(3, 3, 4, 4), columns[:9].reshape(3, 3, 4, 4)
@@ -117,7 +118,15 @@ def test_an_identity_network_assembles_to_the_identity(shape):
     denoiser = PatchDenoiser(Patchwise(lambda x, sigma: x, (patch, patch)), offsets=2, max_patches=50)
     x = randn(2, 1, *shape)
     torch.testing.assert_close(denoiser(x, 0.5), x)
-    assert torch.equal(denoiser.denoise_patches(x, 0.5, (1, 0)), x)
+    assert torch.equal(denoiser.denoise_patches(x, 0.5, [(1, 0), (0, 2)]), x)
+
+
+def test_each_slice_is_denoised_by_its_own_partition(denoiser):
+    x, offsets = randn(2, 1, 16, 16), [(1, 5), (4, 0)]
+    with torch.inference_mode():
+        together = denoiser.denoise_patches(x, 0.5, offsets)
+        alone = [denoiser.denoise_patches(x[i : i + 1], 0.5, offsets[i : i + 1]) for i in range(2)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def test_white_gaussian_patches_assemble_to_the_gaussian_denoiser():
@@ -128,14 +137,14 @@ def test_white_gaussian_patches_assemble_to_the_gaussian_denoiser():
 
 def test_patches_of_all_slices_pass_together_up_to_the_maximum():
     unet = Patchwise(lambda x, sigma: x)
-    PatchDenoiser(unet, max_patches=10).denoise_patches(randn(3, 1, 16, 8), torch.tensor([1.0, 2.0, 3.0]), (0, 0))
+    PatchDenoiser(unet, max_patches=10).denoise_patches(randn(3, 1, 16, 8), torch.tensor([1.0, 2.0, 3.0]), [(0, 0)] * 3)
     assert [len(x) for x, _, _ in unet.calls] == [10, 8]
     assert torch.cat([sigma for _, sigma, _ in unet.calls]).tolist() == [1.0] * 6 + [2.0] * 6 + [3.0] * 6
 
 
 def test_outside_a_slice_is_air_without_noise():
     unet = Patchwise(lambda x, sigma: x)
-    PatchDenoiser(unet).denoise_patches(randn(1, 1, 8, 8) + 10, 3.0, (8, 8))
+    PatchDenoiser(unet).denoise_patches(randn(1, 1, 8, 8) + 10, 3.0, [(8, 8)])
     first, right, below, corner = unet.calls[0][0]
     assert (first > 0).all()
     assert all((patch == AIR).all() for patch in (right, below, corner))
@@ -157,9 +166,9 @@ def test_a_whole_slice_is_the_mean_over_partitions_spread_over_the_slack(denoise
     x, partitions = randn(1, 1, 16, 16), {}
     one = denoiser.denoise_patches
 
-    def noted(x: torch.Tensor, sigma: float, offset: tuple[int, int]) -> torch.Tensor:
-        partitions[offset] = one(x, sigma, offset)
-        return partitions[offset]
+    def noted(x: torch.Tensor, sigma: float, offsets: list[tuple[int, int]]) -> torch.Tensor:
+        partitions[offsets[0]] = one(x, sigma, offsets)
+        return partitions[offsets[0]]
 
     monkeypatch.setattr(denoiser, "denoise_patches", noted)
     denoiser.offsets = 4
@@ -177,7 +186,7 @@ def test_forward_is_deterministic_and_random_grids_follow_their_generator(denois
     x = randn(1, 1, 16, 16)
 
     def runs(seed: int) -> list[torch.Tensor]:
-        denoise = denoiser.on_random_grids(torch.Generator().manual_seed(seed))
+        denoise = denoiser.on_random_grids(SliceGenerator(seed, [0]))
         return [denoise(x, 0.5) for _ in range(4)]
 
     with torch.inference_mode():
@@ -190,7 +199,7 @@ def test_forward_is_deterministic_and_random_grids_follow_their_generator(denois
 
 def test_random_grids_visit_every_offset_evenly():
     unet = Patchwise(lambda x, sigma: x, (4, 4))
-    denoise = PatchDenoiser(unet).on_random_grids(torch.Generator().manual_seed(0))
+    denoise = PatchDenoiser(unet).on_random_grids(SliceGenerator(0, [0]))
     for _ in range(600):
         denoise(torch.zeros(1, 1, 10, 5), 1.0)
     tops = torch.stack([box[0, :2] for _, _, box in unet.calls])
@@ -215,7 +224,7 @@ def test_settings_and_shapes_that_do_not_fit_are_refused(denoiser):
     with pytest.raises(InputError, match="offsets, max_patches: got 0 and 256"):
         PatchDenoiser(denoiser.unet, offsets=0)
     with pytest.raises(InputError, match=r"offset: got \(9, 0\), expected 0 to \(8, 8\)"):
-        denoiser.denoise_patches(torch.zeros(1, 1, 16, 16), 1.0, (9, 0))
+        denoiser.denoise_patches(torch.zeros(1, 1, 16, 16), 1.0, [(9, 0)])
     with pytest.raises(InputError, match=r"expected slices \(B, 1, H, W\)"):
         denoiser(torch.zeros(1, 2, 16, 16), 1.0)
     with pytest.raises(InputError, match="sides multiples of 4"):

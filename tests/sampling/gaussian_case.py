@@ -9,7 +9,8 @@ import torch
 
 from klip_monai.physics import Identity, LinearOperator
 from klip_monai.prior import GaussianDenoiser
-from klip_monai.sampling import ConjugateGradientPosterior, standard_normal
+from klip_monai.sampling import ConjugateGradientPosterior
+from klip_monai.slice_generator import SliceGenerator
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,15 @@ class GaussianCase:
             iterations=2 if isinstance(self.operator, Identity) else iterations,
         )
 
-    def samples(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+    def samples(self, batch: int, generator: SliceGenerator) -> torch.Tensor:
         """Exact posterior samples, float32 (batch, 1, H, W)."""
-        white = torch.randn(batch, len(self.mean), generator=generator, dtype=torch.float64)
+        white = generator.normal(torch.empty(batch, len(self.mean), dtype=torch.float64))
         x0 = self.mean + white @ torch.linalg.cholesky(self.covariance).T
         return x0.float().reshape(batch, 1, *self.operator.image_shape)
 
-    def start(self, batch: int, sigma: float, generator: torch.Generator) -> torch.Tensor:
+    def start(self, batch: int, sigma: float, generator: SliceGenerator) -> torch.Tensor:
         """States at a noise level far above the prior: white noise, float32 (batch, 1, H, W)."""
-        return sigma * standard_normal(torch.empty(batch, 1, *self.operator.image_shape), generator)
+        return sigma * generator.normal(torch.empty(batch, 1, *self.operator.image_shape))
 
 
 def relative_excess(levels: int, *, sigma_max: float, sigma_min: float) -> float:

@@ -13,6 +13,7 @@ from klip_monai.prior import GaussianDenoiser, log_sigmas
 from klip_monai.sampling import Step, ddpm_dps, prior_sample
 from klip_monai.sampling.guidance import misfit_gradient
 from klip_monai.scoring import KLAccumulator
+from klip_monai.slice_generator import SliceGenerator
 
 STD = 0.7
 LEVELS = log_sigmas(150, sigma_max=20.0, sigma_min=0.02).tolist()
@@ -24,8 +25,10 @@ def case():
     return GaussianCase.draw(operator, std=STD, noise_std=0.05, seed=1)
 
 
-def run(case: GaussianCase, *, batch: int = 200, seed: int = 0, callback=None, **options) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
+def run(
+    case: GaussianCase, *, batch: int = 200, seed: int = 0, sigmas=LEVELS, callback=None, **options
+) -> torch.Tensor:
+    generator = SliceGenerator(seed, range(batch))
     start = case.start(batch, LEVELS[0], generator)
     y = case.y.float().expand(batch, *case.operator.range_shape)
     return ddpm_dps(
@@ -33,7 +36,7 @@ def run(case: GaussianCase, *, batch: int = 200, seed: int = 0, callback=None, *
         case.operator,
         y,
         start,
-        sigmas=LEVELS,
+        sigmas=sigmas,
         generator=generator,
         callback=callback,
         **options,
@@ -76,7 +79,7 @@ def test_a_stronger_pull_fits_the_measurement_better(case):
 
 @pytest.mark.parametrize("churn", [0.0, 1.0])
 def test_without_a_pull_it_samples_the_prior(case, churn):
-    generator = torch.Generator().manual_seed(0)
+    generator = SliceGenerator(0, range(200))
     start = case.start(200, LEVELS[0], generator)
     plain = prior_sample(GaussianDenoiser(std=STD), start, sigmas=LEVELS, generator=generator, churn=churn)
     torch.testing.assert_close(run(case, strength=0.0, churn=churn), plain)
@@ -93,7 +96,7 @@ def test_a_variance_preserving_chain_takes_the_same_steps(case):
     mean = (alpha**0.5 * (1 - a_next) * x_t + a_next**0.5 * (1 - alpha) * x0) / (1 - a)
     norm = (y - case.operator.A(x0)).norm()
     (gradient,) = torch.autograd.grad(norm, x_t)
-    noise = torch.randn(1, 1, 6, 6, generator=torch.Generator().manual_seed(4))
+    noise = SliceGenerator(4, [0]).normal(x)
     std = ((1 - a_next) / (1 - a) * (1 - alpha)) ** 0.5
     x_next = (mean + std * noise - strength * gradient).detach() / a_next**0.5
     expected = GaussianDenoiser(std=STD)(x_next, sigmas[1])
@@ -103,7 +106,7 @@ def test_a_variance_preserving_chain_takes_the_same_steps(case):
         y,
         x,
         sigmas=sigmas,
-        generator=torch.Generator().manual_seed(4),
+        generator=SliceGenerator(4, [0]),
         strength=strength,
     )
     torch.testing.assert_close(got, expected)
@@ -126,7 +129,7 @@ def test_the_reported_move_is_what_the_step_s_mean_moved_by(case):
             case.operator,
             y,
             x,
-            generator=torch.Generator().manual_seed(4),
+            generator=SliceGenerator(4, [0]),
             callback=callback,
             **(options | {"strength": strength}),
         )
@@ -153,4 +156,4 @@ def test_intervals_join_up(case):
 
 def test_no_levels_are_refused(case):
     with pytest.raises(ValueError, match="sigmas: got none"):
-        ddpm_dps(GaussianDenoiser(), case.operator, case.y.float(), torch.zeros(1, 1, 6, 6), sigmas=[], generator=None)
+        run(case, sigmas=[])

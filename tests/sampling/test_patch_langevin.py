@@ -28,6 +28,7 @@ from klip_monai.sampling import (
     renoise,
 )
 from klip_monai.scoring import KLAccumulator, Window
+from klip_monai.slice_generator import SliceGenerator
 
 STD, NOISE = 0.7, 0.1
 EXACT = GaussianEnergy(noise_std=NOISE, data_std=STD)
@@ -46,7 +47,7 @@ def tomography():
 
 
 def run(case: GaussianCase, *, batch: int = 2, seed: int = 0, denoiser: Denoiser | None = None, **options):
-    generator = torch.Generator().manual_seed(seed)
+    generator = SliceGenerator(seed, range(batch))
     options = {"sigmas": LEVELS, "steps": 3, "energy": EXACT, "generator": generator} | options
     x = case.start(batch, options["sigmas"][0], generator)
     y = case.y.float().expand(batch, *case.operator.range_shape).contiguous()
@@ -60,7 +61,7 @@ def nats(case: GaussianCase, window: Window, *, batch: int = 100, **options) -> 
 
 
 def exact_nats(case: GaussianCase, window: Window) -> float:
-    generator, accumulator = torch.Generator().manual_seed(1), KLAccumulator(window)
+    generator, accumulator = SliceGenerator(1, range(200)), KLAccumulator(window)
     sigmas = log_sigmas(100, sigma_max=20.0, sigma_min=0.01).tolist()
     renoise(case.posterior(200), case.samples(200, generator), sigmas=sigmas, generator=generator, callback=accumulator)
     return float(accumulator.density().sum((1, 2, 3)).mean())
@@ -192,7 +193,7 @@ def test_same_seed_gives_the_same_bits_and_a_callback_changes_nothing(tomography
 
 def test_slices_of_a_batch_do_not_share_their_residuals(tomography):
     def sample(y: torch.Tensor) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(0)
+        generator = SliceGenerator(0, range(2))
         x = tomography.start(2, LEVELS[0], generator)
         return patch_langevin(
             GaussianDenoiser(std=STD), tomography.operator, y, x, sigmas=LEVELS, generator=generator, steps=2
@@ -214,18 +215,19 @@ def patch_denoiser() -> PatchDenoiser:
     return PatchDenoiser(unet).eval()
 
 
-def test_a_patch_prior_takes_a_new_partition_at_each_step(patch_denoiser, identity, monkeypatch):
-    offsets = []
+def test_a_patch_prior_takes_a_new_partition_of_each_slice_at_each_step(patch_denoiser, identity, monkeypatch):
+    visited = []
     one = patch_denoiser.denoise_patches
 
-    def noted(x: torch.Tensor, sigma: float, offset: tuple[int, int]) -> torch.Tensor:
-        offsets.append(offset)
-        return one(x, sigma, offset)
+    def noted(x: torch.Tensor, sigma: float, offsets: list[tuple[int, int]]) -> torch.Tensor:
+        visited.append(tuple(offsets))
+        return one(x, sigma, offsets)
 
     monkeypatch.setattr(patch_denoiser, "denoise_patches", noted)
     run(identity, denoiser=patch_denoiser, sigmas=LEVELS[:4], steps=4)
-    assert len(offsets) == 4 * 4 + 1
-    assert len(set(offsets)) > 4
+    assert len(visited) == 4 * 4 + 1
+    assert len(set(visited)) > 8
+    assert any(first != second for first, second in visited)
 
 
 @pytest.mark.parametrize("kind", ["patches", "whole slices"])
@@ -237,7 +239,7 @@ def test_networks_are_differentiated_even_in_inference_mode(patch_denoiser, kind
     def sample() -> torch.Tensor:
         y = operator.A(clean)
         x = 5.0 * torch.ones_like(clean)
-        generator = torch.Generator().manual_seed(0)
+        generator = SliceGenerator(0, [0])
         return patch_langevin(network, operator, y, x, sigmas=[5.0, 1.0], generator=generator, steps=2)
 
     plain = sample()
@@ -254,13 +256,13 @@ def test_an_imported_patch_prior_takes_random_partitions_too(monkeypatch):
     prior = PatchDenoiser(ValueRangeDenoiser(EDMDenoiser(model, (8, 8)), (0.0, 1.0))).eval()
     offsets = []
     one = prior.denoise_patches
-    monkeypatch.setattr(prior, "denoise_patches", lambda x, sigma, at: offsets.append(at) or one(x, sigma, at))
+    monkeypatch.setattr(prior, "denoise_patches", lambda x, sigma, at: offsets.extend(at) or one(x, sigma, at))
     operator = Tomography(ParallelBeam(image_shape=(20, 20), pixel_mm=1.0, views=4))
     start = torch.full((2, 1, 20, 20), -0.5)
     steps: list[Step] = []
 
     def sample(seed: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(seed)
+        generator = SliceGenerator(seed, range(2))
         sampler = PatchLangevin(levels=3, steps=3)
         return sampler.sample(prior, operator, operator.A(start), start, generator=generator, callback=steps.append)
 
@@ -276,6 +278,6 @@ def test_an_imported_patch_prior_takes_random_partitions_too(monkeypatch):
 @pytest.mark.parametrize("options", [{"sigmas": []}, {"steps": 0}, {"epsilon": 0.0}, {"epsilon": 4.0}])
 def test_impossible_settings_are_refused(identity, options):
     x, y = torch.zeros(1, 1, 5, 5), identity.y.float()
-    settings = {"sigmas": [1.0], "generator": torch.Generator()} | options
+    settings = {"sigmas": [1.0], "generator": SliceGenerator(0, [0])} | options
     with pytest.raises(ValueError, match="expected at least one level and step, and 0 < epsilon < 4"):
         patch_langevin(GaussianDenoiser(), identity.operator, y, x, **settings)

@@ -12,6 +12,7 @@ from klip_monai.physics import Identity, ParallelBeam, Tomography
 from klip_monai.prior import GaussianDenoiser, log_sigmas
 from klip_monai.sampling import Step, predictor_corrector
 from klip_monai.scoring import KLAccumulator, Window
+from klip_monai.slice_generator import SliceGenerator
 
 STD = 0.7
 LEVELS = log_sigmas(120, sigma_max=20.0, sigma_min=0.02).tolist()
@@ -27,7 +28,7 @@ def case(request):
 
 
 def run(case: GaussianCase, *, batch: int = 300, seed: int = 0, levels=LEVELS, callback=None, **options):
-    generator = torch.Generator().manual_seed(seed)
+    generator = SliceGenerator(seed, range(batch))
     start = case.start(batch, levels[0], generator)
     y = case.y.float().expand(batch, *case.operator.range_shape)
     return predictor_corrector(
@@ -105,7 +106,7 @@ def test_it_costs_two_passes_a_level_and_one_in_the_end(case):
         return GaussianDenoiser(std=STD)(x, sigma)
 
     y, x = case.y.float(), torch.zeros(1, 1, 6, 6)
-    predictor_corrector(count, case.operator, y, x, sigmas=[2.0, 1.0, 0.5], generator=torch.Generator())
+    predictor_corrector(count, case.operator, y, x, sigmas=[2.0, 1.0, 0.5], generator=SliceGenerator(0, [0]))
     assert calls == [2.0, 1.0, 1.0, 0.5, 0.5]
 
 
@@ -117,5 +118,5 @@ def test_no_levels_are_refused(case):
             case.y.float(),
             torch.zeros(1, 1, 6, 6),
             sigmas=[],
-            generator=torch.Generator(),
+            generator=SliceGenerator(0, [0]),
         )

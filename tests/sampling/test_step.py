@@ -7,6 +7,7 @@ from gaussian_case import GaussianCase
 from klip_monai.physics import Identity, ParallelBeam, Tomography
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.sampling import ConjugateGradientPosterior
+from klip_monai.slice_generator import SliceGenerator
 
 
 @pytest.mark.parametrize("sigma", [0.01, 0.3, 5.0, 80.0])
@@ -14,7 +15,7 @@ from klip_monai.sampling import ConjugateGradientPosterior
 def test_posterior_denoiser_is_exact_for_a_white_gaussian_prior(sigma, views):
     operator = Tomography(ParallelBeam(image_shape=(6, 6), pixel_mm=1.0, views=views))
     case = GaussianCase.draw(operator, std=0.7, noise_std=0.1)
-    x = case.samples(3, torch.Generator().manual_seed(0)) + sigma
+    x = case.samples(3, SliceGenerator(0, range(3))) + sigma
     prior, posterior = case.posterior(3, iterations=30)(x, sigma)
     torch.testing.assert_close(prior, 0.49 / (0.49 + sigma**2) * x)
     # Bayes: the posterior's Gaussian times the likelihood N(x; x0, sigma^2 I).

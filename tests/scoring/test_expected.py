@@ -106,3 +106,12 @@ def test_a_quarter_of_the_average_is_expected_at_least():
     expected = ExpectedDensity.fit(ContrastSums.of(density, contrast), contrast_px=4.0)
     assert expected.average == pytest.approx(0.50005)
     np.testing.assert_allclose(expected.at(np.array([0.001, 0.011, 0.5])), [0.125, 0.125, 1.0], rtol=0.02)
+
+
+def test_calibration_of_half_strength_is_the_geometric_mean_of_none_and_full():
+    density, contrast = healthy()
+    sums = ContrastSums.of(density, contrast)
+    none, half, full = (ExpectedDensity.fit(sums, contrast_px=1.5, strength=s) for s in (0.0, 0.5, 1.0))
+    np.testing.assert_allclose(none.calibrated(density, contrast), density)
+    both = np.sqrt(density * full.calibrated(density, contrast))
+    np.testing.assert_allclose(half.calibrated(density, contrast), both, rtol=1e-9)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
-from klip_monai.evaluation.baselines.slice_method import Generators, SliceMethod
+from klip_monai.evaluation.baselines.slice_method import SliceMethod
 from klip_monai.physics import LinearOperator
 from klip_monai.prior import Denoiser, log_sigmas
-from klip_monai.sampling import ConjugateGradientPosterior, posterior_sample, standard_normal
+from klip_monai.sampling import ConjugateGradientPosterior, posterior_sample
+from klip_monai.slice_generator import SliceGenerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,14 @@ class DataFitResidual(SliceMethod):
         """NFE: network passes a slice."""
         return self.sampler_levels
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         a, sigmas = self.operator, log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min)
         y = a.A(images)
-        y = y + self.noise_std * standard_normal(y, generators)
+        y = y + self.noise_std * generator.normal(y)
         posterior = ConjugateGradientPosterior(
             network, a, y, noise_std=self.noise_std, data_std=self.data_std, iterations=self.cg_iterations
         )
         start = a.A_dagger(y, iterations=self.cg_iterations)
-        start = start + self.sigma_max * standard_normal(start, generators)
-        x0 = posterior_sample(posterior, start, sigmas=sigmas.tolist(), generator=generators, churn=self.churn)
+        start = start + self.sigma_max * generator.normal(start)
+        x0 = posterior_sample(posterior, start, sigmas=sigmas.tolist(), generator=generator, churn=self.churn)
         return a.A_adjoint(a.A(x0) - y).abs()

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 
-from klip_monai.evaluation.baselines.slice_method import Generators, Level, SliceMethod, check_level
+from klip_monai.evaluation.baselines.slice_method import Level, SliceMethod, check_level
 from klip_monai.prior import Denoiser, log_sigmas
-from klip_monai.sampling import renoise, standard_normal
+from klip_monai.sampling import renoise
 from klip_monai.scoring import KLAccumulator
+from klip_monai.slice_generator import SliceGenerator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +42,10 @@ class DenoisingError(SliceMethod):
         """NFE: network passes a slice."""
         return self.window_levels * self.draws
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         high, low = self.window
         sigmas = log_sigmas(self.window_levels + 1, sigma_max=high, sigma_min=low).tolist()
-        return _weighted_error(images, network, generators, sigmas=sigmas, draws=self.draws, lowpass_px=self.lowpass_px)
+        return _weighted_error(images, network, generator, sigmas=sigmas, draws=self.draws, lowpass_px=self.lowpass_px)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,10 @@ class NegativeELBO(SliceMethod):
         """NFE: network passes a slice."""
         return (self.levels + 1) * self.draws
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         sigmas = log_sigmas(self.levels + 1, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
-        diffusion = _weighted_error(images, network, generators, sigmas=sigmas, draws=self.draws)
-        bound = diffusion + self._prior_term(images) + self._reconstruction_term(images, network, generators)
+        diffusion = _weighted_error(images, network, generator, sigmas=sigmas, draws=self.draws)
+        bound = diffusion + self._prior_term(images) + self._reconstruction_term(images, network, generator)
         return bound if self.level == "pixel" else bound.double().sum(dim=(1, 2, 3)).float()
 
     def _prior_term(self, images: torch.Tensor) -> torch.Tensor:
@@ -93,12 +94,12 @@ class NegativeELBO(SliceMethod):
         ratio = self.sigma_max**2 / marginal
         return 0.5 * (ratio - 1 - math.log(ratio) + images.square() / marginal)
 
-    def _reconstruction_term(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _reconstruction_term(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         """-E log N(x; D(x + sigma_min n), r^2), nats per pixel."""
         variance = self.sigma_min**2 * self.data_std**2 / (self.sigma_min**2 + self.data_std**2)
         error = torch.zeros_like(images)
         for _ in range(self.draws):
-            noisy = images + self.sigma_min * standard_normal(images, generators)
+            noisy = images + self.sigma_min * generator.normal(images)
             error += (images - network(noisy, self.sigma_min)).square() / self.draws
         return 0.5 * (math.log(2 * math.pi * variance) + error / variance)
 
@@ -106,7 +107,7 @@ class NegativeELBO(SliceMethod):
 def _weighted_error(
     images: torch.Tensor,
     network: Denoiser,
-    generators: Generators,
+    generator: SliceGenerator,
     *,
     sigmas: list[float],
     draws: int,
@@ -119,5 +120,5 @@ def _weighted_error(
 
     accumulator = KLAccumulator(lowpass_px=lowpass_px)
     for _ in range(draws):
-        renoise(known, images, sigmas=sigmas, generator=generators, callback=accumulator)
+        renoise(known, images, sigmas=sigmas, generator=generator, callback=accumulator)
     return accumulator.density(draws=draws)

@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.evaluation.baselines.slice_method import Generators, SliceMethod
+from klip_monai.evaluation.baselines.slice_method import SliceMethod
 from klip_monai.prior import Denoiser, log_sigmas
-from klip_monai.sampling import standard_normal
+from klip_monai.slice_generator import SliceGenerator
 
 SOLVERS = ("heun", "euler")
 
@@ -61,8 +61,8 @@ class ProbabilityFlowNLL(SliceMethod):
         evaluations = (self.levels - 1) * (2 if self.solver == "heun" else 1)
         return evaluations * (1 + 2 * self.probes)
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
-        probes = [_rademacher(images, generators) for _ in range(self.probes)]
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
+        probes = [_rademacher(images, generator) for _ in range(self.probes)]
         sigmas = log_sigmas(self.levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).flip(0).tolist()
         x, gain = images, torch.zeros(len(images), dtype=torch.float64, device=images.device)
         for sigma, sigma_next in pairwise(sigmas):
@@ -89,6 +89,6 @@ def _flow(
     return (x - denoised).detach() / sigma, x[0].numel() - torch.stack(products).mean(dim=0)
 
 
-def _rademacher(like: torch.Tensor, generators: Generators) -> torch.Tensor:
+def _rademacher(like: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
     """Signs, +1 or -1 with equal chance."""
-    return torch.where(standard_normal(like, generators) < 0, -1.0, 1.0).to(like)
+    return torch.where(generator.normal(like) < 0, -1.0, 1.0).to(like)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.evaluation.baselines.slice_method import Generators, SliceMethod, check_healthy, fitted, plain
+from klip_monai.evaluation.baselines.slice_method import SliceMethod, check_healthy, fitted, plain
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import smooth
+from klip_monai.slice_generator import SliceGenerator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -74,7 +75,7 @@ class PositionZScore(SliceMethod):
         std = (second / count - mean.square()).clamp_min(self.least_std**2).sqrt()
         return replace(self, healthy=Atlas(mean, std))
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         atlas = fitted(self.healthy, self)
         got, expected = tuple(images.shape[2:]), tuple(atlas.mean.shape[2:])
         if got != expected:

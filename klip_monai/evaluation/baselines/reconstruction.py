@@ -11,7 +11,6 @@ from monai.metrics import SSIMMetric
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.baselines.slice_method import (
-    Generators,
     Level,
     SliceMethod,
     check_healthy,
@@ -20,7 +19,8 @@ from klip_monai.evaluation.baselines.slice_method import (
     plain,
 )
 from klip_monai.prior import Denoiser, log_sigmas
-from klip_monai.sampling import prior_sample, standard_normal
+from klip_monai.sampling import prior_sample
+from klip_monai.slice_generator import SliceGenerator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -54,9 +54,9 @@ class AnoDDPM(SliceMethod):
         """NFE: network passes a slice."""
         return self.levels
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         sigmas = log_sigmas(self.levels, sigma_max=self.sigma_start, sigma_min=self.sigma_min).tolist()
-        return (images - _reconstruction(images, network, generators, sigmas=sigmas, churn=self.churn)).square()
+        return (images - _reconstruction(images, network, generator, sigmas=sigmas, churn=self.churn)).square()
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ class DDPMOOD(SliceMethod):
         """
         check_healthy(images, least=2)
         images = plain(images)
-        made = self._in_batches(images, lambda batch, generators: self._reconstructions(batch, network, generators))
+        made = self._in_batches(images, lambda batch, generator: self._reconstructions(batch, network, generator))
         squared, inside = (images - made).square(), body[:, 0].to(images.device)
         pixel = torch.stack([_mean_std(squared[:, k][inside]) for k in range(squared.shape[1])])
         return replace(self, healthy=HealthyErrors(pixel, _mean_std(_slice_errors(images, made))))
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         healthy = fitted(self.healthy, self)
-        made = self._reconstructions(images, network, generators)
+        made = self._reconstructions(images, network, generator)
         if self.level == "slice":
             mean, std = healthy.slice.to(images.device).unbind(dim=-1)
             return ((_slice_errors(images, made) - mean) / std).mean(dim=(1, 2)).float()
@@ -140,21 +140,19 @@ class DDPMOOD(SliceMethod):
         """Places of the starting levels among the levels."""
         return range(0, self.levels, self.stride)
 
-    def _reconstructions(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _reconstructions(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         """One reconstruction a starting level, (B, K, H, W)."""
         sigmas = log_sigmas(self.levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
-        made = [
-            _reconstruction(images, network, generators, sigmas=sigmas[start:], churn=0) for start in self._starts()
-        ]
+        made = [_reconstruction(images, network, generator, sigmas=sigmas[start:], churn=0) for start in self._starts()]
         return torch.cat(made, dim=1)
 
 
 def _reconstruction(
-    images: torch.Tensor, network: Denoiser, generators: Generators, *, sigmas: Sequence[float], churn: float
+    images: torch.Tensor, network: Denoiser, generator: SliceGenerator, *, sigmas: Sequence[float], churn: float
 ) -> torch.Tensor:
     """Slices (B, 1, H, W) noised to the first level and brought back by the prior alone, within [-1, 1]."""
-    noisy = images + sigmas[0] * standard_normal(images, generators)
-    return prior_sample(network, noisy, sigmas=sigmas, generator=generators, churn=churn).clamp(-1, 1)
+    noisy = images + sigmas[0] * generator.normal(images)
+    return prior_sample(network, noisy, sigmas=sigmas, generator=generator, churn=churn).clamp(-1, 1)
 
 
 def _slice_errors(images: torch.Tensor, made: torch.Tensor) -> torch.Tensor:

@@ -15,9 +15,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from klip_monai.errors import InputError
-from klip_monai.evaluation.baselines.slice_method import Generators, SliceMethod, check_healthy, fitted
+from klip_monai.evaluation.baselines.slice_method import SliceMethod, check_healthy, fitted
 from klip_monai.evaluation.metrics import Values
 from klip_monai.prior import Denoiser, log_sigmas
+from klip_monai.slice_generator import SliceGenerator
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -74,7 +75,7 @@ class ScoreStatistics(SliceMethod):
         """The noise levels, ascending."""
         return [float(s) for s in log_sigmas(self.levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).flip(0)]
 
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         density = fitted(self.healthy, self)
         likelihood = density.score_samples(self.statistics(images, network).cpu().numpy())
         return -torch.from_numpy(likelihood).to(images)

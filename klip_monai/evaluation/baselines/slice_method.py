@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 
 from klip_monai.errors import InputError
 from klip_monai.physics import LinearOperator
 from klip_monai.prior import Denoiser
-
-Generators = Sequence[torch.Generator]
-"""One source of noise for each slice."""
+from klip_monai.slice_generator import SliceGenerator
 
 Level = Literal["pixel", "slice"]
 """What a method scores: each pixel or each whole slice."""
 
-Score = Callable[[torch.Tensor, Generators], torch.Tensor]
+Score = Callable[[torch.Tensor, SliceGenerator], torch.Tensor]
 State = TypeVar("State")
 
 _NOT_SETTINGS = ("batch_size", "seed", "healthy")
@@ -53,7 +50,7 @@ class SliceMethod(ABC):
 
     def __call__(self, images: torch.Tensor, network: Denoiser, /) -> torch.Tensor:
         """Score standard slices (B, 1, H, W) in [-1, 1]: float32 maps (B, 1, H, W) or, of whole slices, (B,)."""
-        return self._in_batches(images, lambda batch, generators: self._score(batch, network, generators))
+        return self._in_batches(images, lambda batch, generator: self._score(batch, network, generator))
 
     def describe(self) -> dict[str, Any]:
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
@@ -62,7 +59,7 @@ class SliceMethod(ABC):
         return {"method": type(self).__name__} | settings
 
     @abstractmethod
-    def _score(self, images: torch.Tensor, network: Denoiser, generators: Generators) -> torch.Tensor:
+    def _score(self, images: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> torch.Tensor:
         """Score one batch, float32 (B, 1, H, W)."""
 
     def _in_batches(self, images: torch.Tensor, score: Score) -> torch.Tensor:
@@ -70,18 +67,13 @@ class SliceMethod(ABC):
         slices = plain(images)
         edges = [*range(0, len(slices), self.batch_size), len(slices)]
         with torch.no_grad():
-            return torch.cat([score(slices[lo:hi], _generators(self.seed, lo, hi)) for lo, hi in pairwise(edges)])
+            scores = [score(slices[lo:hi], SliceGenerator(self.seed, range(lo, hi))) for lo, hi in pairwise(edges)]
+            return torch.cat(scores)
 
 
 def plain(images: torch.Tensor) -> torch.Tensor:
     """Slices as a float32 tensor without metadata."""
     return images.as_subclass(torch.Tensor).float()
-
-
-def _generators(seed: int, first: int, end: int) -> list[torch.Generator]:
-    """Generators of the slices from place ``first`` up to ``end``."""
-    states = [np.random.SeedSequence((seed, place)).generate_state(1) for place in range(first, end)]
-    return [torch.Generator().manual_seed(int(state[0])) for state in states]
 
 
 def fitted(healthy: State | None, method: SliceMethod) -> State:

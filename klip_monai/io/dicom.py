@@ -14,11 +14,10 @@ from pydicom import Dataset
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import DicomFiles
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
-from klip_monai.io.dicom_pixels import check_rescale, frame_headers, iter_stored, numbers, quiet_pydicom, to_hu
+from klip_monai.io.dicom_pixels import check_rescale, iter_stored, numbers, quiet_pydicom, to_hu
 from klip_monai.io.dicom_scan import (
     Scan,
     describe,
-    is_enhanced,
     n_frames,
     phase_tag,
     pseudonym,
@@ -77,7 +76,7 @@ def read_ct_series(
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
         label = f"series {key}" if key else str(path)
-        headers = slice_headers(scan.volumes[key], files, label)
+        headers = scan.volumes[key]
         grid = plan_series(headers, label, fill_gaps=fill_gaps)
         slices = np.empty((grid.n_slices, headers[0].Rows, headers[0].Columns), dtype=np.float32)
         seen: set[int] = set()
@@ -95,33 +94,6 @@ def read_ct_series(
                 progress(index + 1, len(headers))
     names = tuple(dict.fromkeys(header.source.name for header in headers))
     return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, key.partition("#")[0], grid.repairs, names)
-
-
-def slice_headers(headers: Sequence[Dataset], files: DicomFiles, label: str) -> Sequence[Dataset]:
-    """Give one header a slice: those of the files, or of the frames of a multi-frame file.
-
-    Args:
-        headers: of the files of one volume, from :func:`klip_monai.io.dicom_scan.scan_headers`.
-        files: where they lie, open.
-        label: what the error messages call the series.
-
-    Raises:
-        InputError: several files with a multi-frame one among them, or a damaged multi-frame header.
-    """
-    if not any(map(is_enhanced, headers)):
-        return headers
-    if len(headers) > 1:
-        raise InputError(
-            f"{label}: got {len(headers)} files with a multi-frame one among them, expected one multi-frame file "
-            "or single-frame files only; keep one of the two in the folder"
-        )
-    try:
-        return frame_headers(headers[0], files)
-    except Exception as error:
-        raise InputError(
-            f"{label}: got a damaged multi-frame header in {_name(headers[0])}, expected complete enhanced CT; "
-            "copy the file again"
-        ) from error
 
 
 def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = False) -> SeriesGrid:

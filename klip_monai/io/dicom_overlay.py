@@ -174,7 +174,7 @@ def _frames(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> dict[s
     lps = LPS_TO_RAS @ affine
     column_mm, row_mm = np.linalg.norm(lps[:3, :2], axis=0)
     slice_mm = abs(np.linalg.det(lps[:3, :3])) / (column_mm * row_mm)
-    places = [lps[:3, 3] + k * lps[:3, 2] for k in range(voxels.shape[2])]
+    places = [(lps[:3, 3] + k * lps[:3, 2]).tolist() for k in range(voxels.shape[2])]
     return {
         "pixel_array": voxels.transpose(2, 1, 0),
         "pixel_measures": hd.PixelMeasuresSequence((row_mm, column_mm), slice_mm, slice_mm),

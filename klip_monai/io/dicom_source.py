@@ -49,7 +49,7 @@ def _read(path: Path, names: Collection[str]) -> list[Dataset]:
     """Headers of the files of these names."""
     try:
         with DicomFiles(path) as files:
-            found = []
+            found: list[Dataset] = []
             for file in files:
                 if file.name in names:
                     with files.open(file, limit=HEADER_BYTES) as stream:

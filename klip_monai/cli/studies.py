@@ -1,4 +1,4 @@
-"""Studies: `evaluate` and `tune`."""
+"""Studies: `evaluate`, `tune` and `readers`."""
 
 from __future__ import annotations
 
@@ -59,3 +59,17 @@ def tune(
         f"all in {output / 'tuning.md'}",
         soft_wrap=True,
     )
+
+
+@app.command()
+def readers(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Markdown file for the table.")],
+    cases: Annotated[
+        Path | None, typer.Argument(metavar="FOLDER", help="Real cases, each a folder or archive of DICOM files.")
+    ] = None,
+) -> None:
+    """Compare DICOM readers on awkward CT series; the extra `readers` installs all of them."""
+    from klip_monai.evaluation.reader_study import reader_table
+
+    output.write_text(reader_table(cases), encoding="utf-8")
+    out.print(f"{output}")

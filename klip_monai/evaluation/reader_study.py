@@ -1,28 +1,31 @@
 """Awkward CT series read by this package and by the usual readers: right, refused, or silently wrong.
 
-``python -m klip_monai.evaluation.reader_study TABLE.md`` writes the table. Each series shows a smooth field that is
-known at every point of the patient, so that any volume a reader makes of it, resampled or not, can be held against it.
-A reader is right if the field is where it should be within 10 HU, at all source voxels but 2 %.
+``klip-monai readers`` writes the table. Each synthetic series shows a smooth field that is known at every point of the
+patient, so that any volume a reader makes of it, resampled or not, can be held against it: a volume is right if the
+field is where it should be within 10 HU, at all source voxels but 2 %. Real series are held against their own files,
+each of which says by itself where its pixels are: a volume is right if, at the tissue of every slice of one series, the
+median difference is at most 15 HU. A reader is right if each of its volumes is and none is missing; it refuses by an
+exception, an exit code or no volume.
 """
 
 from __future__ import annotations
 
 import io
-import logging
+import os
+import shutil
 import subprocess
-import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, FileMetaDataset
+from pydicom import Dataset, FileMetaDataset, dcmread
 from pydicom.uid import (
     CTImageStorage,
     ExplicitVRBigEndian,
@@ -34,6 +37,12 @@ from pydicom.uid import (
 )
 from scipy.ndimage import map_coordinates
 
+from klip_monai.errors import InputError
+from klip_monai.io import index_series, read_volume
+from klip_monai.io.dicom_files import DicomFiles
+from klip_monai.io.dicom_pixels import iter_stored
+from klip_monai.io.dicom_scan import scan_headers
+
 Volume = tuple[NDArray[Any], NDArray[np.float64]]
 Reader = Callable[[Path], Sequence[Volume]]
 Edit = Callable[[int, Dataset], None]
@@ -41,6 +50,10 @@ Edit = Callable[[int, Dataset], None]
 _ROWS, _COLUMNS, _SLICES = 40, 36, 12
 _PIXEL_MM, _STEP_MM = (0.8, 0.7), 2.0
 _TOLERANCE_HU = 10.0
+_REAL_TOLERANCE_HU = 15.0
+_TISSUE_HU = -500.0
+_SAMPLES = 2000
+_RESCALE = ("Slope", "Intercept")
 _AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
@@ -63,9 +76,13 @@ class Slice:
     @property
     def points(self) -> NDArray[np.float64]:
         """Centres of its pixels, LPS mm, (rows, columns, 3)."""
-        row, column = np.array(self.orientation[:3]), np.array(self.orientation[3:])
-        i, j = np.meshgrid(np.arange(_COLUMNS) * _PIXEL_MM[1], np.arange(_ROWS) * _PIXEL_MM[0])
-        return np.asarray(self.position + i[..., None] * row + j[..., None] * column)
+        indices = np.stack(np.meshgrid(np.arange(_COLUMNS), np.arange(_ROWS)), axis=-1)
+        return self.at(indices, _PIXEL_MM)
+
+    def at(self, indices: NDArray[Any], spacing: tuple[float, ...]) -> NDArray[np.float64]:
+        """Centres of pixels (column, row), LPS mm, (..., 3); PixelSpacing in mm (between rows, between columns)."""
+        axes = np.array([self.orientation[:3], self.orientation[3:]], dtype=np.float64)
+        return np.asarray(self.position + (indices * spacing[::-1]) @ axes)
 
     @property
     def hu(self) -> NDArray[np.float64]:
@@ -136,7 +153,7 @@ def awkward_series() -> list[AwkwardSeries]:
         ds.RescaleType, ds.RescaleIntercept = "US", 0
 
     return [
-        AwkwardSeries("plain axial, files out of order", plain[::2] + plain[1::2]),
+        AwkwardSeries("plain axial, numbered out of order", plain[::2] + plain[1::2]),
         AwkwardSeries("sagittal", stack(orientation=(0.0, 1.0, 0.0, 0.0, 0.0, -1.0))),
         AwkwardSeries("oblique", stack(orientation=(cos, sin, 0.0, -sin * cos, cos * cos, -sin))),
         AwkwardSeries("prone, feet first", stack(orientation=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0))),
@@ -183,7 +200,7 @@ def write_awkward_series(series: AwkwardSeries, folder: Path) -> None:
         ds.ImagePositionPatient = [f"{value:.8f}" for value in part.position]
         ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
         ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-        ds.Rows, ds.Columns, ds.PixelRepresentation = _ROWS, _COLUMNS, 0
+        ds.Rows, ds.Columns, ds.PixelRepresentation = _ROWS, _COLUMNS, 1
         ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
         ds.PixelData = (part.hu.round() + 1024).astype("<u2").tobytes()
         ds["PixelData"].VR = "OW"
@@ -193,40 +210,115 @@ def write_awkward_series(series: AwkwardSeries, folder: Path) -> None:
 
 
 def verdict(series: AwkwardSeries, read: Reader) -> str:
-    """Have a reader read a series: "right", "refused" or "silently wrong"."""
+    """Have a reader read a series: "right", "refused" or "silently wrong", the latter also for a volume too few."""
     with tempfile.TemporaryDirectory() as folder:
         write_awkward_series(series, Path(folder))
-        try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                volumes = read(Path(folder))
-        except Exception:  # readers refuse with any exception
-            return "refused"
-    if not volumes:
-        return "refused"
+        volumes = _attempt(read, Path(folder))
     shown = [[_shows(volume, series, phase) for phase in series.phases] for volume in volumes]
-    complete = all(any(row[i] for row in shown) for i in range(len(series.phases))) and bool(series.phases)
-    return "right" if complete and all(map(any, shown)) else "silently wrong"
+    if not all(any(row[i] for row in shown) for i in range(len(series.phases))):
+        return _verdict([False] * len(volumes))
+    return _verdict([any(row) for row in shown])
+
+
+def real_verdicts(folder: Path, readers: Sequence[Reader]) -> list[str]:
+    """Have readers read a folder of CT: verdicts as :func:`verdict` gives them, with the number of volumes."""
+    truth = _source_series(folder)
+    return [_verdict([_holds_a_series(volume, truth) for volume in _attempt(read, folder)]) for read in readers]
+
+
+def _verdict(right: Sequence[bool]) -> str:
+    """One word for the volumes of a reader."""
+    if not right:
+        return "refused"
+    if all(right):
+        return "right" + (f" ({len(right)} volumes)" if len(right) > 1 else "")
+    return "silently wrong" if not any(right) else f"silently wrong ({right.count(False)} of {len(right)} volumes)"
+
+
+def _only_ct(folder: Path) -> Path:
+    """Take away what is no CT; give the folder that all files are in, as some readers do not look into subfolders."""
+    kept = []
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        try:
+            ct = dcmread(file, stop_before_pixels=True, specific_tags=["Modality"]).get("Modality") in ("CT", None)
+        except Exception:  # damaged files stay: a reader has to cope with them
+            ct = True
+        if ct:
+            kept.append(str(file.parent))
+        else:
+            file.unlink()
+    return Path(os.path.commonpath(kept)) if kept else folder
+
+
+def _attempt(read: Reader, folder: Path) -> Sequence[Volume]:
+    """What a reader makes of a folder; nothing if it refuses, whatever the exception."""
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            return read(folder)
+    except Exception:
+        return ()
+
+
+def _source_series(folder: Path) -> list[list[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
+    """Each series of a folder that is complete: places, RAS mm (n, 3), and values (n,) of some tissue of each slice."""
+    found = []
+    with DicomFiles(folder) as files:
+        for headers in scan_headers(files).volumes.values():
+            parts, rng = [], np.random.default_rng(0)
+            try:
+                for header, stored in zip(headers, iter_stored(headers, files, "series"), strict=True):
+                    slope, intercept = (float(header.get(f"Rescale{name}", 1 - k)) for k, name in enumerate(_RESCALE))
+                    rows, columns = np.nonzero(stored * slope + intercept > _TISSUE_HU)
+                    some = rng.permutation(len(rows))[:_SAMPLES]
+                    place = Slice(np.array(header.ImagePositionPatient, float), tuple(header.ImageOrientationPatient))
+                    indices = np.stack([columns[some], rows[some]], axis=1)
+                    values = stored[rows[some], columns[some]] * slope + intercept
+                    points = place.at(indices, tuple(map(float, header.PixelSpacing)))
+                    parts.append((points * [-1, -1, 1], values))
+            except (AttributeError, InputError, TypeError, ValueError):  # what is incomplete has no right volume
+                continue
+            found.append(parts)
+    return found
+
+
+def _holds_a_series(volume: Volume, truth: Sequence[Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]]) -> bool:
+    """Whether a volume has all slices of a series where they lie, or as many as it has slices itself."""
+    if volume[0].ndim != 3:
+        return False
+    return any(sum(_holds(volume, part) for part in parts) >= min(len(parts), volume[0].shape[2]) for parts in truth)
+
+
+def _holds(volume: Volume, part: tuple[NDArray[np.float64], NDArray[np.float64]]) -> bool:
+    """Whether a volume has a slice's values where the slice lies."""
+    points, values = part
+    if not len(values):
+        return True
+    found, inside = _sample(volume, points)
+    return bool(np.median(np.where(inside, np.abs(found - values), np.inf)) <= _REAL_TOLERANCE_HU)
 
 
 def _shows(volume: Volume, series: AwkwardSeries, phase: float) -> bool:
     """Whether a volume shows one phase of the field at the source voxels."""
-    values, affine = volume
     lps = np.concatenate([part.points.reshape(-1, 3) for part in series.slices if part.phase == phase])
-    ras = np.c_[lps * [-1, -1, 1], np.ones(len(lps))]
-    index = np.linalg.solve(affine, ras.T)[:3]
-    if values.ndim != 3:
-        return False
-    limit = np.array(values.shape)[:, None] - 1
-    inside = ((index > -0.05) & (index < limit + 0.05)).all(axis=0)
-    found = map_coordinates(np.asarray(values, np.float64), np.clip(index, 0, limit), order=1)
+    found, inside = _sample(volume, lps * [-1, -1, 1])
     close = inside & (np.abs(found - field(lps) - phase) <= _TOLERANCE_HU)
     return bool(close.mean() >= 0.98)
 
 
+def _sample(volume: Volume, ras: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Values of a volume at places, RAS mm (n, 3), and whether it reaches there."""
+    values, affine = volume
+    if values.ndim != 3:
+        return np.zeros(len(ras)), np.zeros(len(ras), bool)
+    index = np.linalg.solve(affine, np.c_[ras, np.ones(len(ras))].T)[:3]
+    limit = np.array(values.shape)[:, None] - 1
+    inside = ((index > -0.05) & (index < limit + 0.05)).all(axis=0)
+    found = map_coordinates(np.asarray(values, np.float32), np.clip(index, 0, limit), order=1)
+    return found.astype(np.float64), np.asarray(inside)
+
+
 def _ours(folder: Path) -> list[Volume]:
     """All usable series of a folder; gaps are repaired as a user would ask for."""
-    from klip_monai.io import index_series, read_volume
-
     names = [info.name for info in index_series(folder, fill_gaps=True).series if info.verdict != "refused"]
     read = [read_volume(folder, series_uid=name, repair=("gaps",)) for name in names]
     return [(volume[0].numpy(), volume.affine.numpy()) for volume in read]
@@ -280,19 +372,27 @@ READERS: dict[str, Reader] = {
 }
 
 
-def reader_table() -> str:
-    """Every case with the verdict on every reader, as Markdown; a reader that is not installed is left out."""
-    from importlib.util import find_spec
+_MODULES = {"MONAI ITKReader": "itk", "dcm2niix": "dcm2niix", "dicom2nifti": "dicom2nifti"}
 
-    modules = {"MONAI ITKReader": "itk", "dcm2niix": "dcm2niix", "dicom2nifti": "dicom2nifti"}
-    readers = {name: read for name, read in READERS.items() if find_spec(modules.get(name, "monai"))}
+
+def reader_table(folder: Path | None = None) -> str:
+    """Every case with the verdict on every reader, as Markdown; a reader that is not installed is left out.
+
+    Args:
+        folder: with real cases, each a folder or an archive of DICOM files; its names stand in the table.
+    """
+    readers = {name: read for name, read in READERS.items() if find_spec(_MODULES.get(name, "monai"))}
     lines = [f"| case | {' | '.join(readers)} |", "|---" * (len(readers) + 1) + "|"]
     for series in awkward_series():
         lines.append(f"| {series.name} | " + " | ".join(verdict(series, read) for read in readers.values()) + " |")
+    for path in sorted(folder.iterdir()) if folder is not None else ():
+        with tempfile.TemporaryDirectory() as unpacked:
+            try:
+                shutil.copytree(path, unpacked, dirs_exist_ok=True) if path.is_dir() else shutil.unpack_archive(
+                    path, unpacked
+                )
+            except (shutil.ReadError, OSError):
+                continue
+            found = real_verdicts(Path(unpacked), list(readers.values()))
+        lines.append(f"| {path.name.split('.')[0]} | " + " | ".join(found) + " |")
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    Path(sys.argv[1]).write_text(reader_table(), encoding="utf-8")

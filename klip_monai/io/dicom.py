@@ -14,11 +14,10 @@ from pydicom import Dataset
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import DicomFiles
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
-from klip_monai.io.dicom_pixels import check_rescale, frame_headers, iter_stored, numbers, quiet_pydicom, to_hu
+from klip_monai.io.dicom_pixels import check_rescale, iter_stored, numbers, quiet_pydicom, to_hu
 from klip_monai.io.dicom_scan import (
     Scan,
     describe,
-    is_enhanced,
     n_frames,
     phase_tag,
     pseudonym,
@@ -39,12 +38,14 @@ class CTSeries:
         affine: (4, 4) to RAS mm; its slice axis leans where the gantry was tilted.
         uid: SeriesInstanceUID; may be empty.
         repairs: what was not as it should be, and what was done about it; empty for most series.
+        files: names of the files that hold it, below the path that was read.
     """
 
     values: npt.NDArray[np.float32]
     affine: npt.NDArray[np.float64]
     uid: str
     repairs: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 @quiet_pydicom()
@@ -75,7 +76,7 @@ def read_ct_series(
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
         label = f"series {key}" if key else str(path)
-        headers = slice_headers(scan.volumes[key], files, label)
+        headers = scan.volumes[key]
         grid = plan_series(headers, label, fill_gaps=fill_gaps)
         slices = np.empty((grid.n_slices, headers[0].Rows, headers[0].Columns), dtype=np.float32)
         seen: set[int] = set()
@@ -91,34 +92,8 @@ def read_ct_series(
             seen.add(place)
             if progress is not None:
                 progress(index + 1, len(headers))
-    return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, key.partition("#")[0], grid.repairs)
-
-
-def slice_headers(headers: Sequence[Dataset], files: DicomFiles, label: str) -> Sequence[Dataset]:
-    """Give one header a slice: those of the files, or of the frames of a multi-frame file.
-
-    Args:
-        headers: of the files of one volume, from :func:`klip_monai.io.dicom_scan.scan_headers`.
-        files: where they lie, open.
-        label: what the error messages call the series.
-
-    Raises:
-        InputError: several files with a multi-frame one among them, or a damaged multi-frame header.
-    """
-    if not any(map(is_enhanced, headers)):
-        return headers
-    if len(headers) > 1:
-        raise InputError(
-            f"{label}: got {len(headers)} files with a multi-frame one among them, expected one multi-frame file "
-            "or single-frame files only; keep one of the two in the folder"
-        )
-    try:
-        return frame_headers(headers[0], files)
-    except Exception as error:
-        raise InputError(
-            f"{label}: got a damaged multi-frame header in {_name(headers[0])}, expected complete enhanced CT; "
-            "copy the file again"
-        ) from error
+    names = tuple(dict.fromkeys(header.source.name for header in headers))
+    return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, key.partition("#")[0], grid.repairs, names)
 
 
 def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = False) -> SeriesGrid:

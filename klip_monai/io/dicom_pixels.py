@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,10 @@ PADDING_HU = -1024.0
 PIXEL_TAGS = ("PixelPaddingValue", "PixelPaddingRangeLimit", "PixelRepresentation", "BitsAllocated", "SamplesPerPixel")
 """Tags that `to_hu` reads besides the rescale."""
 
-_FRAME_TAGS = ("Rows", "Columns", "FrameOfReferenceUID", *PIXEL_TAGS)
 _FUNCTIONAL_GROUPS = (
-    "PixelMeasuresSequence",
-    "PlanePositionSequence",
-    "PlaneOrientationSequence",
-    "FrameContentSequence",
-    "PixelValueTransformationSequence",
+    *("PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence"),
+    *("FrameContentSequence", "TemporalPositionSequence", "CardiacSynchronizationSequence"),
+    *("CTImageFrameTypeSequence", "CTXRayDetailsSequence", "CTReconstructionSequence"),
 )
 _JPEG_END = b"\xff\xd9"
 _TISSUE_HU = (-200.0, 3071.0)
@@ -106,25 +104,26 @@ def frame_headers(header: Dataset, files: DicomFiles) -> list[Dataset]:
     """Give each frame of a multi-frame (enhanced) CT file the header that a single-frame file would have.
 
     Args:
-        header: of a file of Enhanced CT or Legacy Converted Enhanced CT Image Storage.
+        header: of a file of Enhanced CT or Legacy Converted Enhanced CT Image Storage, with its `source`.
         files: where it lies, open.
 
     Returns:
-        One dataset a frame with size, geometry, phase, rescale and padding tags, in file order.
+        One dataset a frame with the tags of the file, and its own geometry, phase and rescale, in file order; `frame`
+        is its number in the file, from 0.
     """
     with files.open(header.source, limit=HEADER_BYTES) as stream:
         image = dcmread(stream, stop_before_pixels=True)
     frames = []
-    for per_frame in image.get("PerFrameFunctionalGroupsSequence") or []:
+    for number, per_frame in enumerate(image.PerFrameFunctionalGroupsSequence):
         frame = Dataset()
-        for keyword in _FRAME_TAGS:
-            if keyword in image:
-                frame[keyword] = image[keyword]
+        frame.update(header)
+        del frame.NumberOfFrames
         for groups in [*(image.get("SharedFunctionalGroupsSequence") or []), per_frame]:
             for keyword in _FUNCTIONAL_GROUPS:
                 for item in groups.get(keyword) or []:
                     frame.update(item)
-        frame.filename, frame.source, frame.file_meta = header.filename, header.source, image.file_meta
+        frame.filename, frame.source, frame.frame = header.filename, header.source, number
+        frame.file_meta = image.file_meta
         frames.append(frame)
     return frames
 
@@ -133,7 +132,7 @@ def iter_stored(headers: Sequence[Dataset], files: DicomFiles, label: str) -> It
     """Decode the slices of a series one after the other.
 
     Args:
-        headers: one dataset a slice, from single-frame files or all frames of one multi-frame file.
+        headers: one dataset a slice, of a single-frame file or of a frame of a multi-frame one.
         files: where they lie, open.
         label: what the error messages call the series.
 
@@ -143,20 +142,21 @@ def iter_stored(headers: Sequence[Dataset], files: DicomFiles, label: str) -> It
     Raises:
         InputError: truncated or undecodable pixels.
     """
-    multi_frame = len(headers) > 1 and headers[0].source == headers[1].source
-    frames = _decode_frames(files, headers[0].source) if multi_frame else iter(())
-    for header in headers:
-        try:
-            stored = next(frames) if multi_frame else _decode_file(files, header.source)
-            if stored.shape != (header.Rows, header.Columns):
-                raise ValueError(f"decoded to {stored.shape}")
-        except Exception as error:  # decoders raise many types; the reason is kept as the cause
-            raise InputError(
-                f"{label}, {Path(header.filename).name!r}: got pixels that are cut off or cannot be decoded "
-                f"({_syntax(header)}), expected a complete image; copy the file again or convert it to "
-                "uncompressed DICOM (gdcmconv --raw)"
-            ) from error
-        yield stored
+    for file, group in groupby(headers, key=lambda header: header.source):
+        slices = list(group)
+        decoded = _decode(files, file, [header.frame for header in slices])
+        for header in slices:
+            try:
+                stored = next(decoded)
+                if stored.shape != (header.Rows, header.Columns):
+                    raise ValueError(f"decoded to {stored.shape}")
+            except Exception as error:  # decoders raise many types; the reason is kept as the cause
+                raise InputError(
+                    f"{label}, {Path(header.filename).name!r}: got pixels that are cut off or cannot be decoded "
+                    f"({_syntax(header)}), expected a complete image; copy the file again or convert it to "
+                    "uncompressed DICOM (gdcmconv --raw)"
+                ) from error
+            yield stored
 
 
 def to_hu(stored: npt.NDArray[Any], header: Dataset, label: str) -> npt.NDArray[np.float32]:
@@ -187,24 +187,17 @@ def to_hu(stored: npt.NDArray[Any], header: Dataset, label: str) -> npt.NDArray[
     return values
 
 
-def _decode_file(files: DicomFiles, file: DicomFile) -> npt.NDArray[Any]:
-    """Stored pixel values of a single-frame file."""
+def _decode(files: DicomFiles, file: DicomFile, frames: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
+    """Stored pixel values of frames of a file, one at a time."""
     with files.open(file) as stream:
         dataset = dcmread(stream)
-    _require_jpeg_end(dataset, 1)
-    return dataset.pixel_array
+    _require_jpeg_end(dataset)
+    yield from iter_pixels(dataset, indices=frames)
 
 
-def _decode_frames(files: DicomFiles, file: DicomFile) -> Iterator[npt.NDArray[Any]]:
-    """Stored pixel values of the frames of a multi-frame file, one at a time."""
-    with files.open(file) as stream:
-        dataset = dcmread(stream)
-    _require_jpeg_end(dataset, int(dataset.NumberOfFrames))
-    yield from iter_pixels(dataset)
-
-
-def _require_jpeg_end(dataset: Dataset, n_frames: int) -> None:
+def _require_jpeg_end(dataset: Dataset) -> None:
     """Refuse cut-off JPEG and JPEG-LS streams: their decoders fill the missing part with made-up pixels."""
+    n_frames = int(dataset.get("NumberOfFrames") or 1)
     if dataset.file_meta.TransferSyntaxUID in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
         for frame in generate_frames(dataset.PixelData, number_of_frames=n_frames):
             # A byte or more of padding may follow; scan data never holds the marker.

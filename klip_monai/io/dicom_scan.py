@@ -19,11 +19,12 @@ from pydicom.uid import (
 )
 
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
-from klip_monai.io.dicom_pixels import PIXEL_TAGS
+from klip_monai.io.dicom_pixels import PIXEL_TAGS, frame_headers
 
 PHASE_TAGS = (
-    *("TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase", "TriggerTime"),
-    *("KVP", "ConvolutionKernel", "ImageType", "AcquisitionNumber", "AcquisitionTime"),
+    *("TemporalPositionIdentifier", "TemporalPositionIndex", "TemporalPositionTimeOffset"),
+    *("NominalPercentageOfCardiacPhase", "TriggerTime", "KVP", "ConvolutionKernel", "ImageType", "FrameType"),
+    *("StackID", "AcquisitionNumber", "FrameAcquisitionNumber", "AcquisitionTime"),
 )
 """Tags that tell the volumes of one series apart, the most telling first."""
 
@@ -45,7 +46,8 @@ class Scan:
     """What the headers under a path say.
 
     Attributes:
-        volumes: headers of the image files by series UID; a series of several volumes counts as UID#1, UID#2, ...
+        volumes: headers of the slices (single-frame files, or frames of enhanced CT) by series UID; a series of
+            several volumes counts as UID#1, UID#2, ...
         passed_over: what else was there, and how often.
         damaged: names of DICOM files whose header cannot be read.
     """
@@ -63,13 +65,13 @@ def scan_headers(files: DicomFiles) -> Scan:
 
     Returns:
         Volumes in the order of their UIDs; headers in the order of the files. Each header has a `source`, its
-        :class:`DicomFile`, and that file's name as its `filename`.
+        :class:`DicomFile`, that file's name as its `filename`, and a `frame`, its number in the file.
     """
     scan, series = Scan(), dict[str, list[Dataset]]()
-    for file, (what, header) in _read_all(files):
-        if header is not None:
+    for file, (what, headers) in _read_all(files):
+        if headers:
             # De-identified files may have lost their UIDs; the geometry checks tell series without one apart.
-            series.setdefault(text(header, "SeriesInstanceUID"), []).append(header)
+            series.setdefault(text(headers[0], "SeriesInstanceUID"), []).extend(headers)
         elif what == "damaged":
             scan.damaged.append(file.name)
         else:
@@ -129,8 +131,8 @@ def n_frames(header: Dataset) -> int:
     return int(header.get("NumberOfFrames") or 1)
 
 
-def _read_all(files: DicomFiles) -> Iterable[tuple[DicomFile, tuple[str, Dataset | None]]]:
-    """Each file with its header or what it is instead, in order."""
+def _read_all(files: DicomFiles) -> Iterable[tuple[DicomFile, tuple[str, list[Dataset]]]]:
+    """Each file with its headers or what it is instead, in order."""
     if files.in_order:
         return ((file, _read(files, file)) for file in files)
     listed = list(files)
@@ -138,31 +140,34 @@ def _read_all(files: DicomFiles) -> Iterable[tuple[DicomFile, tuple[str, Dataset
         return list(zip(listed, pool.map(lambda file: _read(files, file), listed), strict=True))
 
 
-def _read(files: DicomFiles, file: DicomFile) -> tuple[str, Dataset | None]:
-    """The header of an image file; for others, what they are."""
+def _read(files: DicomFiles, file: DicomFile) -> tuple[str, list[Dataset]]:
+    """The headers of an image file, of each frame if it is enhanced CT; for others, what they are."""
     try:
         with files.open(file, limit=HEADER_BYTES) as stream:
             if stream.read(132)[128:] != b"DICM":
-                return "not DICOM", None
+                return "not DICOM", []
             stream.seek(0)
             header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
-        header.filename, header.source = file.name, file
+        header.filename, header.source, header.frame = file.name, file, 0
         kind, modality = sop_class(header), text(header, "Modality")
         image_type = text(header, "ImageType").upper()
         n_pixels, _ = int(header.get("Rows") or 0) * int(header.get("Columns") or 0), n_frames(header)
+        headers: list[Dataset] = [header]
+        if is_enhanced(header) and n_pixels:
+            headers = frame_headers(header, files)
     except Exception:  # pydicom raises many types on damaged files; the file is reported by name
-        return "damaged", None
+        return "damaged", []
     if kind == MediaStorageDirectoryStorage:
-        return "DICOMDIR", None
+        return "DICOMDIR", []
     if "LOCALIZER" in image_type:
-        return "localizer", None
+        return "localizer", []
     if kind.startswith(_SECONDARY_CAPTURE + ".") or kind == _SECONDARY_CAPTURE:
-        return "screen capture", None
+        return "screen capture", []
     if modality == "SEG" or kind in (SegmentationStorage, _LABEL_MAP_SEGMENTATION):
-        return "segmentation", None
+        return "segmentation", []
     if n_pixels:
-        return "image", header
-    return ("damaged" if modality in ("CT", "") else f"{modality} object without image"), None
+        return "image", headers
+    return ("damaged" if modality in ("CT", "") else f"{modality} object without image"), []
 
 
 def _phases(headers: list[Dataset]) -> list[list[Dataset]]:

@@ -13,7 +13,7 @@ from nibabel.orientations import aff2axcodes
 from pydicom import Dataset
 
 from klip_monai.errors import InputError
-from klip_monai.io.dicom import plan_series, slice_headers
+from klip_monai.io.dicom import plan_series
 from klip_monai.io.dicom_files import DicomFiles
 from klip_monai.io.dicom_geometry import LPS_TO_RAS
 from klip_monai.io.dicom_pixels import numbers, quiet_pydicom
@@ -112,7 +112,7 @@ def index_series(path: str | os.PathLike[str], *, fill_gaps: bool = False) -> Se
         )
     with DicomFiles(path) as files:
         scan = scan_headers(files)
-        series = [_info(key, headers, files, fill_gaps=fill_gaps) for key, headers in scan.volumes.items()]
+        series = [_info(key, headers, fill_gaps=fill_gaps) for key, headers in scan.volumes.items()]
     return SeriesIndex(series, dict(sorted(scan.passed_over.items())), len(scan.damaged))
 
 
@@ -121,28 +121,27 @@ def list_series(path: str | os.PathLike[str]) -> list[SeriesInfo]:
     return index_series(path).series
 
 
-def _info(key: str, headers: Sequence[Dataset], files: DicomFiles, *, fill_gaps: bool) -> SeriesInfo:
+def _info(key: str, headers: Sequence[Dataset], *, fill_gaps: bool) -> SeriesInfo:
     """Summarise and judge one volume."""
     first, modality, name = headers[0], text(headers[0], "Modality"), pseudonym(key)
-    slices, step = headers, None
+    step = None
     verdict: Verdict = "refused"
     try:
         if modality != "CT":
             raise InputError(f"{modality or 'no modality'}: only CT has Hounsfield units")
-        slices = slice_headers(_nameless(headers), files, name)
-        grid = plan_series(_nameless(slices), name, fill_gaps=fill_gaps)
+        grid = plan_series(_nameless(headers), name, fill_gaps=fill_gaps)
         step = float(np.linalg.norm(grid.affine[:3, 2]))
         verdict, reason = ("usable after repair" if grid.repairs else "usable"), "; ".join(grid.repairs)
     except InputError as error:
         reason = str(error).removeprefix(f"{name}: ").removeprefix(f"{name}, ")
-    orientation, rows_mm, columns_mm = _plane(slices[0] if slices else first)
+    orientation, rows_mm, columns_mm = _plane(first)
     folders = [str(header.source.path if header.source.member else header.source.path.parent) for header in headers]
     return SeriesInfo(
         name=name,
         series_uid=key,
         modality=modality,
         description=text(first, "SeriesDescription"),
-        n_files=len(headers),
+        n_files=len({header.source.name for header in headers}),
         n_slices=sum(map(n_frames, headers)),
         rows=int(first.Rows),
         columns=int(first.Columns),

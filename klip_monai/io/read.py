@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 AIR_HU = -200.0
 """A CT scan of a body has voxels on both sides of this value: air or lung below, tissue above."""
 
+FILE_SEPARATOR = "\0"
+"""No file name can hold it."""
+
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIZE = 3
@@ -56,8 +59,9 @@ def read_volume(
         `meta` holds "filename_or_obj" (the path as given), "format" ("dicom", "nifti" or "nrrd", the latter for
         MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
         unless a DICOM file has one), "modality" ("CT" for DICOM, else None), "space" ("RAS"), "affine",
-        "original_affine", "spatial_shape" (X, Y, Z), "original_channel_dim" and "repairs" (what was not as it should
-        be and what was done about it, "" for most scans).
+        "original_affine", "spatial_shape" (X, Y, Z), "original_channel_dim", "repairs" (what was not as it should
+        be and what was done about it, "" for most scans) and "files" (names below the path of the DICOM files that
+        hold the volume, parted by :data:`FILE_SEPARATOR`: MONAI can batch a string; "" for other formats).
 
     Raises:
         InputError: nothing to read there, more than one candidate, an ambiguous or irregular geometry, damaged data,
@@ -67,6 +71,7 @@ def read_volume(
     suffix = _suffix(path)
     uid: str | None = None
     repairs: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
     if unknown := set(repair) - set(_REPAIRS):
         raise InputError(
             f"repair: got {', '.join(sorted(unknown))}, expected {', '.join(_REPAIRS)}; check the spelling"
@@ -84,6 +89,7 @@ def read_volume(
         file_format = "dicom"
         series = _read_dicom(path, series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
+        names = series.files
     label = f"series {uid}" if uid else str(path)
     _check_grid(values.shape, affine, label)
     _check_hu(values, label)
@@ -94,6 +100,7 @@ def read_volume(
         "series_uid": uid or None,
         "modality": "CT" if file_format == "dicom" else None,
         "repairs": "; ".join(repairs),
+        "files": FILE_SEPARATOR.join(names),
         MetaKeys.SPACE.value: SpaceKeys.RAS.value,
         MetaKeys.ORIGINAL_AFFINE.value: affine.copy(),
         MetaKeys.SPATIAL_SHAPE.value: np.array(values.shape),

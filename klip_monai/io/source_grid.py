@@ -28,9 +28,14 @@ def axis_cosines(affine: npt.NDArray[np.float64]) -> tuple[float, float]:
     """
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     cosines = np.abs(directions.T @ directions)
-    slice_axis = int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
-    first, second = (axis for axis in range(3) if axis != slice_axis)
-    return float(cosines[first, second]), float(max(cosines[first, slice_axis], cosines[second, slice_axis]))
+    across = slice_axis(affine)
+    first, second = (axis for axis in range(3) if axis != across)
+    return float(cosines[first, second]), float(max(cosines[first, across], cosines[second, across]))
+
+
+def slice_axis(affine: npt.NDArray[np.float64]) -> int:
+    """Voxel axis that runs closest to feet-head: across the slices that are scored."""
+    return int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
 
 
 def as_volume(name: str, array: npt.ArrayLike | torch.Tensor) -> npt.NDArray[Any]:
@@ -89,8 +94,8 @@ def as_affine(affine: npt.ArrayLike | torch.Tensor, *, may_lean: bool = False) -
 
     Args:
         affine: (4, 4) matrix.
-        may_lean: allow a slice axis that leans, as it does where the gantry was tilted: DICOM can hold it, while a NIfTI
-            qform and a Slicer volume cannot (see :func:`klip_monai.io.straighten.straighten`).
+        may_lean: allow a slice axis that leans, as it does where the gantry was tilted: DICOM can hold it, NIfTI's
+            qform and Slicer cannot (see :func:`klip_monai.io.straighten.straighten`).
 
     Returns:
         The matrix as float64.

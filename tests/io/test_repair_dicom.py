@@ -13,26 +13,15 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from ct_files import refusal, sample_hu, write_series
+from ct_files import refusal, sample_hu, write_series, write_tilted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from klip_monai.io import index_series, list_series, read_volume
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
-from klip_monai.io.overlay import write_heatmap, write_segmentation
 from klip_monai.standard import PriorGrid, standard_slices, to_source_grid
 
 AXES = np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
-
-
-def write_tilted(folder: Path, hu: np.ndarray, degrees: float) -> None:
-    """A series whose table moves along z while the slices lean by the gantry's tilt."""
-    tilt = np.radians(degrees)
-
-    def edit(k: int, ds: pydicom.Dataset) -> None:
-        ds.ImagePositionPatient = [-20, -30, 40 + 5 * k]
-
-    write_series(folder, hu, orientation=(1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(-np.sin(tilt))), edit=edit)
 
 
 def assert_voxels_lie_where_highdicom_puts_them(folder: Path) -> None:
@@ -78,7 +67,7 @@ def test_real_tilted_series_lies_where_highdicom_puts_it(shared_data: Path, tmp_
     np.testing.assert_array_equal(read_volume(file).numpy(), read_volume(tmp_path).numpy())
 
 
-def test_overlay_of_a_tilted_series_comes_back_to_its_own_voxels(tmp_path: Path) -> None:
+def test_map_on_the_priors_grid_comes_back_to_the_voxels_of_a_tilted_series(tmp_path: Path) -> None:
     hu = np.full((8, 80, 80), -1000, dtype=np.int16)
     hu[:, 10:70, 10:70] = 40
     write_tilted(tmp_path / "scan", hu, 15.0)
@@ -89,23 +78,6 @@ def test_overlay_of_a_tilted_series_comes_back_to_its_own_voxels(tmp_path: Path)
     np.testing.assert_allclose(back.affine, volume.affine)
     source = volume[0].numpy() > -100
     assert 2 * (source & (back[0].numpy() >= 0.5)).sum() / (source.sum() + (back[0].numpy() >= 0.5).sum()) > 0.98
-    write_heatmap(tmp_path / "h.nii.gz", back[0], volume.affine)
-    image = nib.load(tmp_path / "h.nii.gz")
-    np.testing.assert_allclose(image.affine, volume.affine, atol=1e-4)
-    assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (1, 0)
-    np.testing.assert_allclose(read_volume_affine(tmp_path / "h.nii.gz"), volume.affine, atol=1e-4)
-    write_segmentation(tmp_path / "s.seg.nrrd", source.astype(np.uint8), volume.affine)
-    nrrd = pytest.importorskip("nrrd")
-    data, header = nrrd.read(str(tmp_path / "s.seg.nrrd"))
-    np.testing.assert_array_equal(data, source)
-    directions = np.diag([-1, -1, 1]) @ np.array(header["space directions"]).T[-3:, -3:]
-    np.testing.assert_allclose(directions, volume.affine[:3, :3], atol=1e-6)
-
-
-def read_volume_affine(path: Path) -> np.ndarray:
-    from klip_monai.io.nifti import read_nifti
-
-    return read_nifti(path)[1]
 
 
 def test_identical_repeats_are_dropped(tmp_path: Path) -> None:

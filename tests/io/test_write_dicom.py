@@ -12,10 +12,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
-from ct_files import sample_hu, write_enhanced, write_series
+from ct_files import sample_hu, tilted, write_enhanced, write_series, write_tilted
 from monai.data import MetaTensor
 from pydicom import Dataset, dcmread
-from pydicom.uid import ExplicitVRBigEndian, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
 
@@ -26,6 +26,7 @@ from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, Algorithm, write_dicom_p
 from klip_monai.io.dicom_source import source_headers
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.segments import SEGMENTS
+from klip_monai.io.straighten import straighten
 
 ALGORITHM = Algorithm(name="klip_ct_phantom", version="0.1.0", key="0123456789abcdef")
 SCALE = (0.01, 0.2)
@@ -38,35 +39,77 @@ def big_endian(ds: Dataset) -> None:
     ds.PixelData = np.frombuffer(ds.PixelData, "<u2").astype(">u2").tobytes()
 
 
+def packed(kind: str) -> Callable[[Path], object]:
+    """Two series in an archive, of which the second is meant."""
+
+    def write(folder: Path) -> str:
+        write_series(folder / "other", sample_hu(4))
+        uid = write_series(folder / "this", sample_hu(9))
+        shutil.make_archive(str(folder / "ct"), kind, folder, "this")
+        for name in ("this", "other"):
+            shutil.rmtree(folder / name)
+        return uid
+
+    return write
+
+
+def two_phases(folder: Path) -> str:
+    """A series of two volumes at the same places, of which the second is meant."""
+    uid, frame = generate_uid(), generate_uid()
+    for number in (1, 2):
+
+        def edit(_: int, ds: Dataset, number: int = number) -> None:
+            ds.TemporalPositionIdentifier, ds.FrameOfReferenceUID = number, frame
+
+        write_series(folder / str(number), sample_hu(9, seed=number), series_uid=uid, edit=edit)
+    return f"{uid}#2"
+
+
+def compressed(syntax: str) -> Callable[[Path], object]:
+    return lambda folder: write_series(folder, sample_hu(9, 32, 33), finish=lambda ds: ds.compress(syntax))
+
+
 SOURCES: dict[str, Callable[[Path], object]] = {
     "axial": lambda folder: write_series(folder, sample_hu(9)),
     "oblique": lambda folder: write_series(folder, sample_hu(9), orientation=OBLIQUE),
     "sagittal, feet first": lambda folder: write_series(folder, sample_hu(9), orientation=SAGITTAL, step=-2.0),
+    "prone": lambda folder: write_series(folder, sample_hu(9), orientation=(-1.0, 0.0, 0.0, 0.0, -1.0, 0.0)),
+    "decubitus": lambda folder: write_series(folder, sample_hu(9), orientation=(0.0, -1.0, 0.0, 1.0, 0.0, 0.0)),
     "big-endian": lambda folder: write_series(folder, sample_hu(9), finish=big_endian),
-    "compressed": lambda folder: write_series(folder, sample_hu(9), finish=lambda ds: ds.compress(RLELossless)),
-    "enhanced": lambda folder: (folder.mkdir(), write_enhanced(folder / "ct", sample_hu(9))),
+    "RLE": compressed(RLELossless),
+    "JPEG-LS": compressed(JPEGLSLossless),
+    "JPEG 2000": compressed(JPEG2000Lossless),
+    "enhanced": lambda folder: write_enhanced(folder / "ct", sample_hu(9)),
+    "tilted": lambda folder: write_tilted(folder, sample_hu(9), 15.0),
+    "tilted, enhanced": lambda folder: write_enhanced(folder / "ct", sample_hu(9), orientation=tilted(-24.0)),
+    "packed": packed("zip"),
+    "packed as a stream": packed("gztar"),
+    "second phase": two_phases,
 }
+UPRIGHT = [name for name in SOURCES if "tilted" not in name]
+
+
+def read_source(name: str, folder: Path) -> MetaTensor:
+    """The volume of a source, which lies in a folder or in an archive in it."""
+    folder.mkdir()
+    chosen = SOURCES[name](folder)
+    archives = list(folder.glob("ct.*"))
+    path = archives[0] if archives else folder
+    return read_volume(path, series_uid=chosen if name in ("packed", "second phase") else None)
 
 
 @pytest.fixture(params=SOURCES)
 def volume(request: pytest.FixtureRequest, tmp_path: Path) -> MetaTensor:
-    SOURCES[request.param](tmp_path / "source")
-    return read_volume(tmp_path / "source")
+    return read_source(request.param, tmp_path / "source")
 
 
 @pytest.fixture
 def axial(tmp_path: Path) -> MetaTensor:
-    SOURCES["axial"](tmp_path / "source")
-    return read_volume(tmp_path / "source")
+    return read_source("axial", tmp_path / "source")
 
 
 def headers(volume: MetaTensor) -> list[Dataset]:
-    return source_headers(
-        volume.meta["filename_or_obj"],
-        series_uid=volume.meta["series_uid"],
-        shape=tuple(volume.shape[1:]),
-        affine=affine_of(volume),
-    )
+    return source_headers(volume)
 
 
 def affine_of(volume: MetaTensor) -> np.ndarray:
@@ -94,13 +137,37 @@ def write_both(volume: MetaTensor, folder: Path) -> tuple[Path, Path]:
     return seg, pm
 
 
-def on_grid(values: np.ndarray, affine: np.ndarray, *, like: MetaTensor, fill: float = 0) -> np.ndarray:
-    """Voxels put where their positions in space lie on the grid of a volume, by the centres alone."""
-    found = np.full(like.shape[1:], fill, dtype=values.dtype)
-    index = np.stack(np.meshgrid(*map(np.arange, values.shape), indexing="ij"), -1).reshape(-1, 3)
-    places = nib.affines.apply_affine(np.linalg.inv(affine_of(like)) @ affine, index)
-    np.testing.assert_allclose(places, places.round(), atol=1e-3)
-    found[tuple(places.round().astype(int).T)] = values.ravel()
+def on_grid(values: np.ndarray, affine: np.ndarray, *, like: MetaTensor) -> np.ndarray:
+    """Values of a grid at the voxels of a volume, by the centres alone: 0 where the grid does not reach."""
+    voxels = np.indices(like.shape[1:]).reshape(3, -1).T
+    places = nib.affines.apply_affine(np.linalg.inv(affine) @ affine_of(like), voxels)
+    index = places.round().astype(int)
+    assert np.abs(places - index).max() < 0.5 - 1e-3, "a voxel lies half-way between two"
+    inside = ((index >= 0) & (index < values.shape)).all(axis=1)
+    found = np.zeros(len(index), dtype=values.dtype)
+    found[inside] = values[tuple(index[inside].T)]
+    return found.reshape(like.shape[1:])
+
+
+def from_frames(file: Path, *, like: MetaTensor) -> np.ndarray:
+    """Values of a DICOM object at the voxels of a volume: each frame goes where it says that it lies."""
+    ds = hd.imread(file)
+    shared = ds.SharedFunctionalGroupsSequence[0]
+    found = np.zeros(like.shape[1:], dtype=np.float32)
+    for frame, pixels in zip(ds.PerFrameFunctionalGroupsSequence, np.atleast_3d(ds.pixel_array), strict=True):
+        measures = shared.PixelMeasuresSequence[0]
+        to_patient = hd.spatial.PixelToReferenceTransformer(
+            frame.PlanePositionSequence[0].ImagePositionPatient,
+            shared.PlaneOrientationSequence[0].ImageOrientationPatient,
+            measures.PixelSpacing,
+        )
+        indices = np.indices((ds.Columns, ds.Rows)).reshape(2, -1).T
+        ras = to_patient(indices) * [-1, -1, 1]
+        i, j, k = nib.affines.apply_affine(np.linalg.inv(affine_of(like)), ras).T
+        np.testing.assert_allclose([i, j, k], np.round([i, j, k]), atol=1e-3)
+        value = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber if ds.Modality == "SEG" else 1
+        place = tuple(np.round([i, j, k]).astype(int))
+        found[place] += value * pixels[indices[:, 1], indices[:, 0]]
     return found
 
 
@@ -121,27 +188,40 @@ def dice(found: np.ndarray, expected: np.ndarray) -> float:
 
 
 def test_lesion_comes_back_through_every_format_on_the_source_voxels(volume: MetaTensor, tmp_path: Path) -> None:
-    labels, affine = labels_of(volume), affine_of(volume)
     seg, pm = write_both(volume, tmp_path)
+    labels, straight = straighten(labels_of(volume), affine_of(volume), nearest=True)
+    nrrd = from_itk(write_segmentation(tmp_path / "l.seg.nrrd", labels, straight))
+    nifti = from_itk(write_labels(tmp_path / "l.nii.gz", labels, straight))
     read = {
-        "dicom-seg": from_highdicom(hd.seg.segread(seg).get_volume(combine_segments=True)),
-        "seg-nrrd": from_itk(write_segmentation(tmp_path / "l.seg.nrrd", labels, affine)),
-        "nifti": from_itk(write_labels(tmp_path / "l.nii.gz", labels, affine)),
+        "dicom-seg": from_frames(seg, like=volume),
+        "seg-nrrd": on_grid(*nrrd, like=volume),
+        "nifti": on_grid(*nifti, like=volume),
     }
-    for name, (values, where) in read.items():
-        found = on_grid(values, where, like=volume)
+    for name, found in read.items():
         for segment in SEGMENTS:
-            assert dice(found == segment.value, labels == segment.value) == 1.0, name
-    nats = {
-        "dicom-pm": from_highdicom(hd.pm.ParametricMap.from_dataset(dcmread(pm)).get_volume(dtype=np.float32)),
-        "nifti": from_itk(write_heatmap(tmp_path / "h.nii.gz", heatmap_of(volume), affine)),
-    }
-    for name, (values, where) in nats.items():
-        np.testing.assert_array_equal(on_grid(values, where, like=volume), heatmap_of(volume), err_msg=name)
+            assert dice(found == segment.value, labels_of(volume) == segment.value) == 1.0, name
+    assert nrrd[0].any(axis=(0, 1)).tolist() == labels_of(volume).any(axis=(0, 1)).tolist()
+    np.testing.assert_array_equal(from_frames(pm, like=volume), heatmap_of(volume))
+    nats, straight = straighten(heatmap_of(volume), affine_of(volume))
+    values, where = from_itk(write_heatmap(tmp_path / "h.nii.gz", nats, straight))
+    np.testing.assert_array_equal(values, nats)
+    np.testing.assert_allclose(where, straight, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["axial", "oblique", "enhanced"])
+def test_highdicom_reads_the_same_volume(name: str, tmp_path: Path) -> None:
+    volume = read_source(name, tmp_path / "source")
+    seg, pm = write_both(volume, tmp_path)
+    labels = from_highdicom(hd.seg.segread(seg).get_volume(combine_segments=True))
+    np.testing.assert_array_equal(on_grid(*labels, like=volume), labels_of(volume))
+    nats = from_highdicom(hd.pm.ParametricMap.from_dataset(dcmread(pm)).get_volume(dtype=np.float32))
+    np.testing.assert_array_equal(on_grid(*nats, like=volume), heatmap_of(volume))
 
 
 @pytest.mark.skipif(shutil.which("segimage2itkimage") is None, reason="dcmqi (pip install dcmqi) is not on the path")
-def test_dcmqi_reads_the_same_voxels(volume: MetaTensor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", UPRIGHT)
+def test_dcmqi_reads_the_same_voxels(name: str, tmp_path: Path) -> None:
+    volume = read_source(name, tmp_path / "source")
     seg, pm = write_both(volume, tmp_path)
     for tool, file, prefix in (("segimage2itkimage", seg, "-p"), ("paramap2itkimage", pm, "-n")):
         command = [tool, "--inputDICOM", str(file), "--outputDirectory", str(tmp_path), "-t", "nrrd", prefix, file.stem]
@@ -256,7 +336,7 @@ def test_source_without_uids_or_moved_away_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave dicom-seg"):
         headers(volume)
     shutil.rmtree(tmp_path / "source")
-    with pytest.raises(InputError, match="no image of the series"):
+    with pytest.raises(InputError, match="gone or have changed"):
         headers(volume)
 
 

@@ -82,7 +82,7 @@ def test_qform_and_sform_are_both_scanner_coordinates_and_agree(affine: np.ndarr
     assert header.get_xyzt_units()[0] == "mm"
     np.testing.assert_allclose(sform, affine, atol=1e-4)
     # The quaternion leaves its real part out; near 180 degrees single precision costs it some of its digits.
-    assert farthest_corner_error(qform, affine, SHAPE) < 1e-2
+    assert farthest_corner_error(qform, affine, SHAPE) < 2e-2
 
 
 @per_example

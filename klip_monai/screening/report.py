@@ -73,7 +73,7 @@ def write_report(
     pictures = [thumbnail(_preview(cases_dir, row)) for row in scored[:thumbnails]]
     digits = {"score": _decimals(reference.scan_scores[-1]), "p": 3 if len(reference.scan_scores) < 1000 else 4}
     base = Path(os.path.relpath(cases_dir.absolute(), path.absolute().parent)).as_posix()
-    links = "" if base == "." else quote(base) + "/"
+    links = "./" if base == "." else quote(base) + "/"
     data = rows.columns() | {
         "threshold": threshold.score if math.isfinite(threshold.score) else None,
         "digits": digits,
@@ -126,6 +126,9 @@ def _environment() -> Environment:
     environment.filters["fixed"] = lambda number, digits: "–" if number is None else f"{number:.{digits}f}"
     environment.filters["percent"] = lambda share: f"{100 * share:.3g} %"
     environment.filters["time"] = lambda when: when.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    environment.filters["moment"] = lambda seconds: environment.filters["time"](
+        datetime.fromtimestamp(seconds, timezone.utc)
+    )
     environment.filters["quote"] = quote
     return environment
 
@@ -140,7 +143,8 @@ def _throughput(work: Work, scored: int) -> list[tuple[str, str]]:
     spent = sum(work.seconds.values())
     figures = []
     if work.hours and scored:
-        figures.append((f"{scored / work.hours:,.3g}" if scored / work.hours < 100 else f"{scored / work.hours:,.0f}", "scans an hour"))
+        an_hour = scored / work.hours
+        figures.append((f"{an_hour:,.0f}" if an_hour >= 100 else f"{an_hour:.3g}", "scans an hour"))
     if work.slices and spent:
         figures.append((f"{work.seconds['score'] / work.slices:.2g} s", "to score a slice"))
     if scored and spent:

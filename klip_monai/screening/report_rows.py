@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable
@@ -143,8 +144,8 @@ def _row(entry: Entry) -> Row:
 
 
 def _round(value: float | None) -> float | None:
-    """Six digits are more than the page shows."""
-    return None if value is None else float(f"{value:.6g}")
+    """Six digits are more than the page shows; what is not finite is unknown."""
+    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
 
 
 def _with_q(rows: list[Row]) -> list[Row]:

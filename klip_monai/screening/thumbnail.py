@@ -26,9 +26,10 @@ def thumbnail(preview: Path) -> str:
     try:
         with Image.open(preview) as picture:
             left, bottom, width, height = WORST_SLICE
-            box = (left * picture.width, (1 - bottom - height) * picture.height)
-            box += ((left + width) * picture.width, (1 - bottom) * picture.height)
-            small = picture.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, box=box, reducing_gap=2.0)
+            box = (left, 1 - bottom - height, left + width, 1 - bottom)
+            sides = (picture.width, picture.height) * 2
+            cut = picture.crop(tuple(round(share * side) for share, side in zip(box, sides, strict=True)))
+            small = cut.convert("RGB").resize((WIDTH, HEIGHT), Image.Resampling.LANCZOS, reducing_gap=2.0)
     except (OSError, Image.DecompressionBombError):
         return ""
     data = io.BytesIO()

@@ -54,7 +54,7 @@ def write_report(
         provenance: bundle, version and settings, as :func:`klip_monai.bundle.provenance` gives them.
         false_alarm_rate: share of healthy scans that may be called; sets the threshold that is drawn.
         unit: of the scan scores.
-        thumbnails: how many of the highest scans get a picture, about 5 kB each.
+        thumbnails: how many of the highest scans get a picture, about 6 kB each.
         made: time of the report; now if not given.
 
     Returns:
@@ -124,7 +124,7 @@ def _environment() -> Environment:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["fixed"] = lambda number, digits: "–" if number is None else f"{number:.{digits}f}"
-    environment.filters["percent"] = lambda share: f"{100 * share:.3g} %"
+    environment.filters["percent"] = lambda share: f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
     environment.filters["time"] = lambda when: when.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     environment.filters["moment"] = lambda seconds: environment.filters["time"](
         datetime.fromtimestamp(seconds, timezone.utc)

@@ -14,7 +14,8 @@ from klip_monai.errors import InputError
 from klip_monai.scoring import IDReference
 
 _BARS = 44
-_LOG_FROM = 8.0  # ratio of the highest to the lowest score from which the axis is logarithmic
+_TAIL = 4.0  # times the highest healthy score: where the axis ends, with all that is higher in its last bar
+_LOG_FROM = 4.0  # ratio of the highest to the lowest score from which the axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -90,25 +91,28 @@ class Histogram:
         axis: of the scores.
         archive: bars of the archive's scans; none straddles the threshold.
         healthy: bars of the healthy scans, same places.
-        rug: where each healthy scan lies, per cent of the width.
+        above: number of scans of the archive beyond the axis; the last bar holds them.
         highest: share of the archive's or of the healthy scans that a bar of height 1 stands for.
     """
 
     axis: Axis
     archive: list[Bar]
     healthy: list[Bar]
-    rug: list[float]
+    above: int
     highest: float
 
     @classmethod
     def of(cls, scores: Sequence[float], healthy: Sequence[float], threshold: float) -> Histogram:
         """Histogram of scores in bins that have an edge at the threshold, where there is one."""
         every = [*scores, *healthy]
-        low, high = min(every), max(every)
+        low, highest_healthy = min(every), max(healthy)
+        high = min(max(every), _TAIL * highest_healthy) if highest_healthy > 0 else max(every)
+        above = sum(score > high for score in scores)
         log = low > 0 and high > _LOG_FROM * low
 
         def scaled(values: Sequence[float]) -> NDArray[np.float64]:
-            return np.log(values) if log else np.asarray(values, dtype=np.float64)
+            inside = np.minimum(np.asarray(values, dtype=np.float64), high)
+            return np.log(inside) if log else inside
 
         start, stop = scaled([low, high])
         step = max(float(stop - start) / _BARS, 1e-3 * max(abs(float(start)), 1e-3))
@@ -128,12 +132,14 @@ class Histogram:
             ]
             for part in shares
         ]
-        return cls(axis, bars[0], bars[1], [axis.place(score) for score in healthy], highest)
+        return cls(axis, bars[0], bars[1], above, highest)
 
     def outline(self) -> str:
         """SVG path of the healthy scans' steps, x in per cent, y from 0 (top) to 100."""
-        path = "M0 100"
-        for bar in self.healthy:
+        filled = [n for n, bar in enumerate(self.healthy) if bar.height]
+        steps = self.healthy[filled[0] : filled[-1] + 1]
+        path = f"M{steps[0].left:.2f} 100"
+        for bar in steps:
             path += f"V{100 - 100 * bar.height:.2f}H{bar.left + bar.width:.2f}"
         return path + "V100"
 

@@ -10,12 +10,12 @@ from PIL import Image
 
 from klip_monai.io.preview import WORST_SLICE
 
-WIDTH, HEIGHT = 168, 156
+WIDTH, HEIGHT = 192, 178
 """Pixels of a thumbnail; twice what the report shows it at, for sharp screens."""
 
 
 def thumbnail(preview: Path) -> str:
-    """The worst slice of a preview with its overlay, as a ``data:`` URL of a WebP picture of 3 to 6 kB.
+    """The worst slice of a preview with its overlay, as a ``data:`` URL of a WebP picture of 4 to 7 kB.
 
     Args:
         preview: PNG file of :func:`klip_monai.io.preview.write_preview`.

@@ -30,7 +30,7 @@ function link(address, content) {
 }
 
 function line(row) {
-  const tr = element("tr", beyond(row) ? "beyond" : "");
+  const tr = element("tr", beyond(row) ? "beyond" : data.score[row] === null ? "unscored" : "");
   const cell = (className, text, label) => {
     const td = element("td", className, text);
     if (label) td.dataset.label = label;
@@ -39,14 +39,14 @@ function line(row) {
   };
   const number = (column, digits, label) => {
     const figure = data[column][row];
-    cell("number " + column, figure === null ? "–" : figure.toFixed(digits), label);
+    return cell("number " + column, figure === null ? "–" : figure.toFixed(digits), label);
   };
   const scored = data.score[row] !== null, name = value.name(row);
   const folder = value.folder(row).split("/").map(encodeURIComponent).join("/") + "/";
   const frame = cell("picture");
   if (scored && picture(row)) {
     const image = element("img");
-    Object.assign(image, { alt: "", width: 84, height: 78, loading: "lazy", decoding: "async", src: picture(row) });
+    Object.assign(image, { alt: "", width: 96, height: 89, loading: "lazy", decoding: "async", src: picture(row) });
     const around = link(folder + encodeURIComponent(name) + "_preview.png", image);
     around.tabIndex = -1;
     frame.append(around);
@@ -58,9 +58,9 @@ function line(row) {
   number("score", data.digits.score, "Score");
   number("p", data.digits.p, "p");
   number("q", data.digits.p, "q");
-  number("suspicious", 1, "Suspicious, ml");
-  number("strong", 1, "Strongly, ml");
-  number("worst", 0, "Worst slice");
+  number("suspicious", 1, "Suspicious");
+  number("strong", 1, "Strongly");
+  number("worst", 0, "Worst slice").dataset.of = data.slices[row];
   number("slices", 0, "Slices");
   cell("note", value.note(row));
   return tr;

@@ -68,7 +68,8 @@ class Axis:
 
     def ticks(self) -> list[tuple[float, str]]:
         """Round scores along it: place in per cent, and text."""
-        locator = LogLocator(subs=(1.0, 2.0, 5.0)) if self.log else MaxNLocator(6)
+        subs = (1.0, 2.0, 5.0) if self.high > 30 * self.low else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        locator = LogLocator(subs=subs) if self.log else MaxNLocator(6)
         values = [float(value) for value in locator.tick_values(self.low, self.high)]
         return [(self.place(value), f"{value:.6g}") for value in values if self.low <= value <= self.high]
 

@@ -100,7 +100,7 @@ def write_report(
         counts={state.value: rows.states[state] for state in State},
         static_rows=list(zip(scored[:_STATIC_ROWS], pictures + [""] * _STATIC_ROWS, strict=False)),
         scored=len(scored),
-        groups=[(*key, count, rows.of_group(*key, _LISTED)) for key, count in rows.groups.most_common()],
+        groups=[(*key, count, rows.of_group(*key, _LISTED)) for key, count in rows.by_count()],
         work=rows.work,
         throughput=_throughput(rows.work, len(scored)),
         digits=digits,
@@ -123,7 +123,7 @@ def _environment() -> Environment:
     """Templates that escape whatever they are given."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["count"] = lambda number: f"{number:,}"
-    environment.filters["fixed"] = lambda number, digits: "–" if number is None else f"{number:.{digits}f}"
+    environment.filters["fixed"] = lambda number, digits: "\N{EN DASH}" if number is None else f"{number:.{digits}f}"
     environment.filters["percent"] = lambda share: f"{100 * share:.3g}\N{NO-BREAK SPACE}%"
     environment.filters["time"] = lambda when: when.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     environment.filters["moment"] = lambda seconds: environment.filters["time"](

@@ -101,13 +101,17 @@ class Rows:
         """The scored series, the highest score first."""
         return self.rows[: sum(row.score is not None for row in self.rows)]
 
+    def by_count(self) -> list[tuple[tuple[str, str], int]]:
+        """State and group of the series that were not scored, and how many; the largest group first."""
+        return sorted(self.groups.items(), key=lambda item: (-item[1], item[0]))
+
     def of_group(self, state: str, group: str, count: int) -> list[Row]:
         """The first series of a group that were not scored."""
         found = (row for row in self.rows if row.state == state and row.group == group)
         return [row for row, _ in zip(found, range(count), strict=False)]
 
     def columns(self) -> dict[str, Any]:
-        """The columns by name, JSON-able: words that many rows share stand once in ``words`` and by number elsewhere."""
+        """The columns by name, JSON-able: text that rows share stands once in ``words``, by number elsewhere."""
         words: dict[str, int] = {"": 0}
         shared = ("state", "note", "description", "group")
         columns: dict[str, Any] = {name: [getattr(row, name) for row in self.rows] for name in Row._fields}

@@ -49,9 +49,7 @@ def screened(count: int, *, healthy: IDReference, anomalous: float = 0.08, seed:
         clock += 9.0
         if rng.random() < 1 / 8:
             state, group, reason = _REASONS[min(int(rng.exponential(1.8)), len(_REASONS) - 1)]
-            yield Entry(
-                name, state, reason.format(n=rng.integers(2, 200)), group, description, n_slices, updated=clock
-            )
+            yield Entry(name, state, reason.format(n=rng.integers(2, 200)), group, description, n_slices, updated=clock)
             continue
         sick = rng.random() < anomalous
         score = float(np.exp(rng.normal(-1.6, 0.16) + (rng.exponential(0.7) if sick else 0.0)))

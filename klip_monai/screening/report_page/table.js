@@ -134,7 +134,10 @@ table.tHead.addEventListener("click", ({ target }) => {
 });
 form.addEventListener("input", filter);
 form.addEventListener("submit", (event) => event.preventDefault());
-form.addEventListener("reset", () => setTimeout(filter));
+form.addEventListener("reset", () => {
+  [key, falling] = ["score", true];
+  setTimeout(filter); // the fields are empty only after the event
+});
 document.getElementById("pages").addEventListener("click", ({ target }) => {
   if (!target.dataset.go) return;
   page += Number(target.dataset.go);

@@ -45,9 +45,9 @@ def address(tmp_path_factory) -> str:
     ).as_uri()
 
 
-@pytest.fixture
-def page(browser, address):
-    """The report, opened; checks in the end that it asked for nothing and complained about nothing."""
+@pytest.fixture(scope="module")
+def opened(browser, address):
+    """The report; checks in the end that it asked for nothing and complained about nothing."""
     page = browser.new_page(viewport={"width": 1400, "height": 900})
     requests, complaints = [], []
     page.on("request", lambda request: requests.append(request.url))
@@ -59,7 +59,15 @@ def page(browser, address):
     yield page
     assert [url for url in requests if url != address and not url.startswith("data:")] == []
     assert complaints == []
-    page.close()
+
+
+@pytest.fixture
+def page(opened):
+    """The report as it opens."""
+    opened.set_viewport_size({"width": 1400, "height": 900})
+    opened.get_by_role("button", name="Clear").click()
+    opened.wait_for_function("document.querySelector('tbody tr td.name a')?.textContent === 'attack'")
+    return opened
 
 
 def column(page, selector: str) -> list[str]:

@@ -135,7 +135,7 @@ def _environment() -> Environment:
 
 def _text(name: str) -> str:
     """A file of the page."""
-    return resources.files("klip_monai.screening").joinpath("report_page", name).read_text(encoding="utf-8")
+    return resources.files("klip_monai.screening").joinpath(f"report_page/{name}").read_text(encoding="utf-8")
 
 
 def _throughput(work: Work, scored: int) -> list[tuple[str, str]]:

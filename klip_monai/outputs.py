@@ -172,7 +172,11 @@ def _dicom_pdf(writing: Writing) -> None:
     from klip_monai.io.dicom_pdf import write_dicom_pdf
 
     write_dicom_pdf(
-        writing.path("dicom_pdf"), pdf_report(writing.report), source=writing.source, algorithm=writing.algorithm
+        writing.path("dicom_pdf"),
+        pdf_report(writing.report),
+        source=writing.source,
+        algorithm=writing.algorithm,
+        identifies=writing.case.keep_names,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.ticker import LogLocator
 
 from klip_monai.io.pictures import OBLIQUE_DEGREES, draw_scale, draw_slice
 from klip_monai.io.preview_geometry import Plane, PreviewScan, ras_text
@@ -25,7 +26,7 @@ class Picture(NamedTuple):
     """One slice to show: its plane, its number along the plane's normal, and what it is in a word or two."""
 
     plane: Plane
-    index: int
+    number: int
     rank: str
 
 
@@ -82,9 +83,11 @@ class CaseReport:
     @property
     def standing(self) -> str:
         """Where the scan stands among the healthy ones, in words."""
-        below, number = sum(score < self.summary["scan_score"] for score in self.healthy_scores), len(self.healthy_scores)
-        share = "all" if below == number else "none" if below == 0 else f"{below}"
-        return f"above {share} of {number} healthy scans"
+        below, number = (
+            sum(score < self.summary["scan_score"] for score in self.healthy_scores),
+            len(self.healthy_scores),
+        )
+        return f"above {'all' if below == number else f'{below} of'} {number} healthy scans"
 
     @property
     def figures(self) -> list[KeyFigure]:
@@ -96,7 +99,9 @@ class CaseReport:
             for segment, threshold in zip(SEGMENTS, self.thresholds, strict=True)
         ]
         return [
-            KeyFigure("Scan score", f"{summary['scan_score']:.3g}", f"{self.unit}; healthy scans {low:.3g} to {high:.3g}"),
+            KeyFigure(
+                "Scan score", f"{summary['scan_score']:.3g}", f"{self.unit}; healthy scans {low:.3g} to {high:.3g}"
+            ),
             KeyFigure("p-value", f"{summary['p_value']:.3f}", self.standing),
             *volumes,
         ]
@@ -116,7 +121,7 @@ class CaseReport:
                 str(number),
                 names[island["label"]],
                 f"{island['volume_ml']:.1f}",
-                f"{island['peak']:.3g}",
+                f"{island['peak']:#.3g}",
                 ras_text(island["centre_ras_mm"]),
             )
             for number, island in enumerate(self.summary["islands"], start=1)
@@ -160,7 +165,7 @@ class CaseReport:
             axes,
             self.scan,
             picture.plane,
-            picture.index,
+            picture.number,
             self._colours,
             box=self._box,
             rank=picture.rank,
@@ -168,11 +173,11 @@ class CaseReport:
             guides=picture in self.planes,
         )
 
-    def draw_colours(self, axes: Axes, *, ink: str) -> None:
-        """Draw the scale of colours, wide and low."""
-        draw_scale(axes, self._colours, thresholds=self.thresholds, ink=ink, fontsize=7)
+    def draw_colours(self, axes: Axes, *, ink: str, fontsize: float) -> None:
+        """Draw the scale of colours, wide and low; `ink` is the colour of its numbers, `fontsize` in points."""
+        draw_scale(axes, self._colours, thresholds=self.thresholds, ink=ink, fontsize=fontsize)
 
-    def draw_profile(self, axes: Axes, *, ink: str) -> None:
+    def draw_profile(self, axes: Axes, *, ink: str, fontsize: float) -> None:
         """Draw the highest density of each slice, with the thresholds."""
         scores = np.asarray(self.summary["slice_scores"])
         slices = np.arange(scores.size)
@@ -184,45 +189,46 @@ class CaseReport:
             axes.axhline(threshold, color=segment.rgb, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.set_xlim(0, max(scores.size - 1, 1))
         axes.set_ylim(0, 1.08 * max(float(scores.max()), self.thresholds[1]))
-        axes.set_xlabel("slice", color=ink, fontsize=7.5)
-        axes.set_ylabel(self.unit, color=ink, fontsize=7.5)
-        _plain_axes(axes, ink, hidden=("top", "right"))
+        axes.set_xlabel("slice", color=ink, fontsize=fontsize)
+        axes.set_ylabel(self.unit, color=ink, fontsize=fontsize)
+        _plain_axes(axes, ink, fontsize, hidden=("top", "right"))
 
-    def draw_standing(self, axes: Axes, *, ink: str) -> None:
+    def draw_standing(self, axes: Axes, *, ink: str, fontsize: float) -> None:
         """Draw the scores of the healthy scans as strokes, and that of this scan, on one line."""
         score, healthy = self.summary["scan_score"], np.asarray(self.healthy_scores)
         lowest, highest = min(score, healthy[0]), max(score, healthy[-1])
         if lowest > 0:
-            axes.set_xscale("log")
-            axes.set_xlim(lowest / (highest / lowest) ** 0.06 / 1.02, highest * (highest / lowest) ** 0.06 * 1.02)
+            margin = 1.02 * (highest / lowest) ** 0.06
+            axes.set_xscale("log", subs=[])
+            axes.set_xlim(lowest / margin, highest * margin)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
         axes.axvspan(healthy[0], healthy[-1], color=ink, alpha=0.07, linewidth=0)
         axes.plot(healthy, np.zeros_like(healthy), "|", color=ink, markersize=16, markeredgewidth=1, alpha=0.6)
         axes.axvline(self.thresholds[1], color=STRONGLY_SUSPICIOUS.rgb, linewidth=1.2, linestyle=(0, (4, 2)))
         axes.plot([score], [0.42], "v", color=_SCAN_COLOUR, markersize=8)
         axes.plot([score, score], [-0.5, 0.3], color=_SCAN_COLOUR, linewidth=1.6)
-        left, right = axes.transLimits.transform((axes.transScale.transform((score, 0))))[0], 0.5
+        to_the_right = axes.transLimits.transform(axes.transScale.transform((score, 0)))[0] < 0.5
         axes.annotate(
             f"this scan {score:.3g}",
             (score, 0.42),
-            xytext=(7 if left < right else -7, 0),
+            xytext=(7 if to_the_right else -7, 0),
             textcoords="offset points",
             color=ink,
-            fontsize=8,
+            fontsize=1.1 * fontsize,
             weight="bold",
             va="center",
-            ha="left" if left < right else "right",
+            ha="left" if to_the_right else "right",
         )
         axes.set_ylim(-0.5, 0.75)
         axes.set_yticks([])
-        axes.set_xlabel(f"scan score, {self.unit}", color=ink, fontsize=7.5)
+        axes.set_xlabel(f"scan score, {self.unit}", color=ink, fontsize=fontsize)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        axes.xaxis.set_minor_formatter(lambda value, _: "")
-        _plain_axes(axes, ink, hidden=("top", "right", "left"))
+        _plain_axes(axes, ink, fontsize, hidden=("top", "right", "left"))
 
 
-def _plain_axes(axes: Axes, ink: str, *, hidden: tuple[str, ...]) -> None:
+def _plain_axes(axes: Axes, ink: str, fontsize: float, *, hidden: tuple[str, ...]) -> None:
     axes.patch.set_alpha(0)
-    axes.tick_params(colors=ink, labelsize=7, which="both")
+    axes.tick_params(colors=ink, labelsize=fontsize, which="both")
     for side, spine in axes.spines.items():
         spine.set_visible(side not in hidden)
         spine.set_color(ink)

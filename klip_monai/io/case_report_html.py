@@ -12,13 +12,16 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from klip_monai.io.case_report import CaseReport, Picture
 from klip_monai.io.pictures import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, panel
+from klip_monai.io.segments import SEGMENTS
 
 _DPI = 140
 _LARGE, _SMALL = (4.0, 3.4), (2.4, 2.04)  # inches
+_FONT = 7.5  # points
 _INK = "#010203"  # stands for the page's own colour of text, light or dark
 
 _STYLE = """
@@ -34,8 +37,8 @@ header { display: flex; justify-content: space-between; align-items: baseline; g
 h1 { font-size: 24px; margin: 0; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { font-size: 13px; margin: 0 0 4px; color: var(--muted); font-weight: 600; }
 .muted, figcaption { color: var(--muted); }
-.notice { background: var(--notice-card); color: var(--notice); border-radius: 6px; padding: 5px 12px; margin: 8px 0 10px;
-  font-weight: 600; }
+.notice { background: var(--notice-card); color: var(--notice); border-radius: 6px; padding: 5px 12px;
+  margin: 8px 0 10px; font-weight: 600; }
 .remark { font-weight: 400; margin: 2px 0 0; }
 .row { display: grid; gap: 10px; margin-bottom: 10px; }
 .figures { grid-template-columns: repeat(4, minmax(0, 1fr)); }
@@ -48,7 +51,7 @@ h2 { font-size: 13px; margin: 0 0 4px; color: var(--muted); font-weight: 600; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: 12px; }
 img, svg { display: block; width: 100%; height: auto; border-radius: 4px; }
-svg text { font-family: inherit; }
+i { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin-right: .35em; }
 table { border-collapse: collapse; width: 100%; font-size: 12px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 2px 8px 2px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
@@ -102,9 +105,22 @@ def _page(report: CaseReport) -> str:
 {_figures(report)}
 {_pictures(report)}
 <div class="row halves">
-{_plot(report.draw_profile, "Highest density of each slice", "dashed: thresholds", size=(5.2, 1.75))}
-{_plot(report.draw_standing, "Among the healthy scans of the ID reference", "strokes: healthy scans; dashed: strong threshold",
-       size=(5.2, 1.75))}
+{
+        _plot(
+            report.draw_profile,
+            "Highest density of each slice",
+            "on the grid of the scan; dashed: thresholds",
+            size=(5.2, 1.75),
+        )
+    }
+{
+        _plot(
+            report.draw_standing,
+            "Among the healthy scans of the ID reference",
+            "on the grid of the prior; strokes: healthy scans; dashed: threshold of strongly suspicious",
+            size=(5.2, 1.75),
+        )
+    }
 </div>
 <div class="row halves"><section>{_islands(report)}</section><section>{_provenance(report)}</section></div>
 </main></body>
@@ -121,7 +137,11 @@ def _figures(report: CaseReport) -> str:
 
 
 def _pictures(report: CaseReport) -> str:
-    scale = _svg(lambda axes: report.draw_colours(axes, ink=_INK), size=(10.4, 0.42), place=(0.03, 0.42, 0.94, 0.34))
+    scale = _svg(
+        lambda axes: report.draw_colours(axes, ink=_INK, fontsize=_FONT),
+        size=(10.4, 0.42),
+        place=(0.03, 0.42, 0.94, 0.34),
+    )
     convention = f"W {WINDOW_WIDTH_HU:.0f}, L {WINDOW_LEVEL_HU:.0f} HU; patient right at picture left"
     if report.is_oblique:
         convention += "; oblique scan, planes and letters are the closest"
@@ -131,9 +151,17 @@ def _pictures(report: CaseReport) -> str:
 <h2>Worst voxel, {escape(report.worst_place)}</h2>
 <div class="row planes">{planes}</div>
 <figure class="row" role="img" aria-label="scale of colours">{scale}
-<figcaption>KL density, {escape(report.unit)}; contours and marks: suspicious, strongly suspicious. {convention}.</figcaption></figure>
+<figcaption>Heat map: KL density, {escape(report.unit)}. Contours and marks: {_key()}. {convention}.</figcaption>
+</figure>
 {f'<h2>Next worst slices</h2><div class="row next">{following}</div>' if following else ""}
 </section>"""
+
+
+def _key() -> str:
+    """Names of the segments with their colours."""
+    return ", ".join(
+        f'<i style="background:{to_hex(segment.rgb)}"></i>{escape(segment.name.lower())}' for segment in SEGMENTS
+    )
 
 
 def _png(report: CaseReport, picture: Picture, inches: tuple[float, float], *, size: float) -> str:
@@ -149,16 +177,14 @@ def _png(report: CaseReport, picture: Picture, inches: tuple[float, float], *, s
 
 
 def _plot(draw: Callable[..., None], title: str, note: str, *, size: tuple[float, float]) -> str:
-    graph = _svg(lambda axes: draw(axes, ink=_INK), size=size, place=(0.085, 0.24, 0.895, 0.72))
+    graph = _svg(lambda axes: draw(axes, ink=_INK, fontsize=_FONT), size=size, place=(0.085, 0.24, 0.895, 0.72))
     return (
         f'<figure role="img" aria-label="{escape(title, quote=True)}"><h2>{escape(title)}</h2>{graph}'
         f"<figcaption>{escape(note)}</figcaption></figure>"
     )
 
 
-def _svg(
-    draw: Callable[[Axes], None], *, size: tuple[float, float], place: tuple[float, float, float, float]
-) -> str:
+def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float], place: tuple[float, float, float, float]) -> str:
     """A drawing as an SVG element whose ink is the page's colour of text."""
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "klip"}):
         figure = Figure(figsize=size)
@@ -186,9 +212,7 @@ def _provenance(report: CaseReport) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str]) -> str:
     def cells(tag: str, texts: Sequence[str]) -> str:
-        return "".join(
-            f'<{tag} class="{kind}">{escape(text)}</{tag}>' for text, kind in zip(texts, kinds, strict=True)
-        )
+        return "".join(f'<{tag} class="{kind}">{escape(text)}</{tag}>' for text, kind in zip(texts, kinds, strict=True))
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"

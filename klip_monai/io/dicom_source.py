@@ -50,7 +50,7 @@ def source_headers(
     if not headers:
         raise InputError(
             f"{path}: got no image of the series that was read, expected its DICOM files where they were; a DICOM "
-            "overlay has to refer to them, so leave dicom-seg and dicom-pm out or put the files back"
+            "overlay has to refer to them, so leave the DICOM outputs out or put the files back"
         )
     return list(headers.values())
 
@@ -87,7 +87,7 @@ def _completed(header: Dataset, path: Path, slice_mm: float) -> Dataset:
     if missing:
         raise InputError(
             f"{path}: got images without {', '.join(missing)}, expected the UIDs that a DICOM overlay refers to; leave "
-            "dicom-seg and dicom-pm out, or export the series again with its UIDs"
+            "the DICOM outputs out, or export the series again with its UIDs"
         )
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:

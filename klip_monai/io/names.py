@@ -38,6 +38,13 @@ def fingerprint(values: npt.NDArray[np.floating], affine: npt.NDArray[np.floatin
     return f"ct-{digest.hexdigest()[:_DIGITS]}"
 
 
+def sinogram_name(line_integrals: npt.NDArray[np.float32]) -> str:
+    """Name of a raw sinogram: `ct-` and eight digits of the SHA-256 of its line integrals, (views, detectors)."""
+    digest = hashlib.sha256(f"{line_integrals.shape}".encode())
+    digest.update(np.ascontiguousarray(line_integrals, dtype="<f4").tobytes())
+    return f"ct-{digest.hexdigest()[:_DIGITS]}"
+
+
 def case_name(volume: MetaTensor) -> str:
     """Pseudonym of a scan from :func:`klip_monai.io.read.read_volume`: of its series UID, else its fingerprint."""
     series = volume.meta["series_uid"]

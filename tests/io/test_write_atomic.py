@@ -62,7 +62,7 @@ def test_a_case_is_not_put_beside_other_files_of_an_earlier_one(tmp_path: Path) 
         with publish(tmp_path, rivals=["rival.txt", "other.txt"], **options) as staging:
             (staging / "a.txt").write_text("later")
 
-    with pytest.raises(OutputError, match="rival.txt: already there"):
+    with pytest.raises(OutputError, match=r"rival\.txt: already there"):
         run()
     assert names(tmp_path) == ["rival.txt"]
     run(overwrite=True)

@@ -253,7 +253,7 @@ def test_source_without_uids_or_moved_away_is_refused(tmp_path: Path) -> None:
 
     write_series(tmp_path / "source", sample_hu(9), edit=anonymous)
     volume = read_volume(tmp_path / "source")
-    with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave dicom-seg"):
+    with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave the DICOM outputs"):
         headers(volume)
     shutil.rmtree(tmp_path / "source")
     with pytest.raises(InputError, match="no image of the series"):

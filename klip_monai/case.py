@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from klip_monai import __version__
-from klip_monai.io.atomic import publish
+from klip_monai.io.atomic import check_free, publish
 from klip_monai.io.summary import write_summary
 from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, Writing, case_files, file_names, write_picture
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
@@ -158,9 +158,11 @@ def save_case(
     """
     start = time.perf_counter()
     summary, meta = summarize(case), case.volume.meta
-    names = file_names(summary["name"], outputs)
+    names, all_names = file_names(summary["name"], outputs), case_files(summary["name"])
+    if not overwrite:
+        check_free(output_dir, all_names)
     summary["timings_s"] = {"read": float(meta["read_seconds"]), "score": start - float(meta["read_at"])}
-    with publish(output_dir, last=names["summary"], rivals=case_files(summary["name"]), overwrite=overwrite) as staging:
+    with publish(output_dir, last=names["summary"], rivals=all_names, overwrite=overwrite) as staging:
         writing = Writing(case, summary, staging, names)
         for output in outputs:
             OUTPUTS[output].write(writing)

@@ -57,7 +57,7 @@ th, td { text-align: left; padding: 2px 8px 2px 0; border-bottom: 1px solid var(
   overflow-wrap: anywhere; }
 thead th { color: var(--muted); font-weight: 600; overflow-wrap: normal; }
 tbody th { font-weight: 600; white-space: nowrap; }
-.number { text-align: right; }
+.number { text-align: right; white-space: nowrap; }
 .place { white-space: pre; }
 @media screen and (max-width: 760px) { .figures, .halves { grid-template-columns: 1fr 1fr; }
   .planes, .next, .halves { grid-template-columns: 1fr; } }

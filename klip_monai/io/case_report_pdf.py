@@ -24,6 +24,7 @@ _NOTICE, _NOTICE_CARD = "#8a4b00", "#fff3e0"
 _PICTURE_DPI = 200
 _FONT = 5.5  # points, of the graphs
 _ROW = 3.7  # mm from line to line of small print
+_MAX_LINES = 4
 _MM_PER_LETTER = 1.34  # of small print, on the safe side
 
 
@@ -115,7 +116,7 @@ def _pictures(page: _Page, report: CaseReport, top: float) -> float:
     page.text(_LEFT, top, f"Worst voxel, {report.worst_place}", size=7, colour=_MUTED, bold=True)
     top = _row(page, report, report.planes, top + 4, columns=3, height=52.0, size=0.6)
     report.draw_colours(page.axes(_LEFT + 6, top + 2.4, _RIGHT - _LEFT - 12, 2.4), ink=_INK, fontsize=_FONT)
-    left, below = _LEFT, top + 9.2
+    left, below = _LEFT, top + 9.8
     for segment in SEGMENTS:
         page.box(left, below + 0.3, 2, 2, to_hex(segment.rgb))
         page.text(left + 3, below, segment.name.lower(), size=6, colour=_MUTED)
@@ -155,7 +156,7 @@ def _graphs(page: _Page, report: CaseReport, top: float) -> float:
     page.text(
         middle + _GAP,
         top,
-        "Among the healthy scans of the ID reference; dashed: threshold of strongly suspicious",
+        "Among the healthy scans; dashed: threshold of strongly suspicious",
         size=7,
         colour=_MUTED,
         bold=True,
@@ -195,4 +196,5 @@ def _provenance(page: _Page, report: CaseReport, top: float, *, left: float) -> 
 
 
 def _wrapped(text: str, width_mm: float) -> list[str]:
-    return textwrap.wrap(text, int(width_mm / _MM_PER_LETTER))
+    """Lines of small print; a text of more than a few is cut, so that the page holds all others."""
+    return textwrap.wrap(text, int(width_mm / _MM_PER_LETTER), max_lines=_MAX_LINES, placeholder=" ...")

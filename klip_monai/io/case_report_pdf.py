@@ -156,7 +156,7 @@ def _graphs(page: _Page, report: CaseReport, top: float) -> float:
     page.text(
         middle + _GAP,
         top,
-        "Among the healthy scans; dashed: threshold of strongly suspicious",
+        "Among the healthy scans; dashed: strong threshold",
         size=7,
         colour=_MUTED,
         bold=True,

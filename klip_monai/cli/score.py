@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,14 @@ if TYPE_CHECKING:
     from klip_monai.bundle import BundleInfo
     from klip_monai.io.dicomweb import Pacs
 
+_OUTPUTS_HELP = """\b
+nifti       heat map and labels
+seg-nrrd    3D Slicer segmentation
+report      one page, HTML
+dicom-seg   labels *
+dicom-pm    heat map *
+dicom-pdf   report *"""
+
 
 @app.command()
 def score(
@@ -68,9 +77,8 @@ def score(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="What to write, with commas: nifti (NAME_heatmap.nii.gz, NAME_labels.nii.gz), seg-nrrd "
-            "(NAME_overlay.seg.nrrd), and for DICOM scans dicom-seg (NAME_seg.dcm) and dicom-pm (NAME_pm.dcm), which "
-            "carry the patient's name and study.  \\[default: nifti,seg-nrrd]",
+            help=f"What to write, with commas, or all:\n\n{_OUTPUTS_HELP}\n\n* DICOM scans only; carries the patient's "
+            "name, to be filed with the study\n\n\\[default: nifti,seg-nrrd]",
         ),
     ] = None,
     push: Annotated[
@@ -79,6 +87,16 @@ def score(
             metavar="URL", help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of a scan that was scored before.")
+    ] = False,
+    keep_names: Annotated[
+        bool,
+        typer.Option(
+            "--keep-names",
+            help="Name files after INPUT, which may name the patient, and note the series UID; else pseudonyms.",
+        ),
+    ] = False,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
@@ -95,12 +113,14 @@ def score(
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
         overrides = overrides_of(Operator.sparse_view, estimator=estimator, twins=twins, device=device)
-        _score_sinogram(info, sinogram, geometry, output, seed=seed, **overrides)
+        files = {"overwrite": overwrite, "keep_names": keep_names}
+        _score_sinogram(info, sinogram, geometry, output, seed=seed, **files, **overrides)
         return
     assert path is not None
     overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
     if repair:
         overrides["repair"] = [kind.value for kind in repair]
+    overrides |= {"overwrite": overwrite, "keep_names": keep_names}
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)
     pacs = None if push is None else _push_target(push, overrides.get("outputs", ()))
@@ -166,28 +186,51 @@ def _push_target(url: str, outputs: Sequence[str]) -> Pacs:
 
 def _outputs(text: str, path: str) -> list[str]:
     """Names of outputs, refused before any work where the scan cannot have them."""
-    from klip_monai.case import file_names
+    from klip_monai.outputs import OUTPUTS, file_names
 
+    file = Path(path).name
+    of_files = [name for name, output in OUTPUTS.items() if not output.of_dicom]
+    is_file = file.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"))
+    if text.strip() == "all":
+        return of_files if is_file else list(OUTPUTS)
     names = [name.strip() for name in text.split(",") if name.strip()]
     file_names("", names)
-    file = Path(path).name
-    if file.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")):
-        dicom = [name for name in names if name.startswith("dicom")]
-        if dicom:
-            raise InputError(f"--outputs: got {', '.join(dicom)} for {file}, expected a DICOM scan; leave it out")
+    refused = [name for name in names if is_file and name not in of_files]
+    if refused:
+        raise InputError(f"--outputs: got {', '.join(refused)} for {file}, expected a DICOM scan; leave it out")
     return names
 
 
 def _score_sinogram(
-    info: BundleInfo, sinogram: Path, geometry: Path | None, output: Path, *, seed: int, **overrides: Any
+    info: BundleInfo,
+    sinogram: Path,
+    geometry: Path | None,
+    output: Path,
+    *,
+    seed: int,
+    overwrite: bool,
+    keep_names: bool,
+    **overrides: Any,
 ) -> None:
     from klip_monai.bundle import provenance, scoring_settings
-    from klip_monai.io.atomic import check_writable
+    from klip_monai.io.atomic import check_free, check_writable
+    from klip_monai.io.names import sinogram_name
     from klip_monai.io.sinogram import read_sinogram
-    from klip_monai.sinogram_case import CG_ITERATIONS, SinogramCase, measured_slice, save_sinogram_case, score_sinogram
+    from klip_monai.sinogram_case import (
+        CG_ITERATIONS,
+        SinogramCase,
+        measured_slice,
+        save_sinogram_case,
+        score_sinogram,
+        sinogram_files,
+    )
 
     check_writable(output)
     raw = read_sinogram(sinogram, geometry)
+    if not keep_names:
+        raw = replace(raw, name=sinogram_name(raw.line_integrals))
+    if not overwrite:
+        check_free(output, sinogram_files(raw.name).values())
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
         parser = open_bundle(info, seed=seed, **overrides).parser
@@ -200,8 +243,9 @@ def _score_sinogram(
         maps = score_sinogram(measured, network, inferer, device=device)
         settings = scoring_settings(weights, grid, inferer)
         origin = provenance(info.root, settings, seed=seed, device=device)
-        summary = save_sinogram_case(SinogramCase(measured, *maps, origin), output)
+        summary = save_sinogram_case(SinogramCase(measured, *maps, origin), output, overwrite=overwrite)
     rows = Table.grid(padding=(0, 2))
+    rows.add_row("input", escape(str(sinogram)))
     rows.add_row("prior", f"{origin['bundle']} {origin['bundle_version']}. {origin['intended_use']}")
     rows.add_row("slice score", f"{summary['slice_score']:.3g} {summary['unit']}")
     for remark in summary["remarks"]:
@@ -218,6 +262,7 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
     provenance = summary["provenance"]
     position = ", ".join(f"{v:.0f}" for v in summary["worst"]["ras_mm"])
     rows = Table.grid(padding=(0, 2))
+    rows.add_row("input", escape(str(source)))
     rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
     rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit'].split(',')[0]}")
     rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy_scans']} healthy scans")

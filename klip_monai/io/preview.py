@@ -19,17 +19,17 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from klip_monai.errors import InputError
+from klip_monai.io.display import COLOUR_MAP, WINDOW_LEVEL_HU, WINDOW_WIDTH_HU
 from klip_monai.io.preview_geometry import Plane, PreviewScan, SliceView
 from klip_monai.io.segments import SEGMENTS
 from klip_monai.io.source_grid import as_affine, as_finite_volume, as_labels
 
-_WINDOW_WIDTH_HU, _WINDOW_LEVEL_HU = 400.0, 40.0
 _SEPARATION_MM = 15.0
 _OBLIQUE_DEGREES = 1.0
 _FIGURE_INCHES, _DPI = (16.0, 10.6), 120
 _BACKGROUND, _PANEL, _TEXT, _MUTED, _GUIDE = "#0d1014", "#000000", "#eceff1", "#9aa5b1", "#5fd3f3"
 _CARD, _LETTER = "#141920", "#b8e8fa"
-_COLOUR_MAP = matplotlib.colormaps["viridis"]
+_COLOUR_MAP = matplotlib.colormaps[COLOUR_MAP]
 _MAX_ALPHA = 0.85
 _HALO = [withStroke(linewidth=2.5, foreground="#000000")]
 _DISCLAIMER = "Research use only. Not a medical device, not for diagnosis or treatment."
@@ -167,7 +167,7 @@ def _wide_panel(figure: Figure, column: int, name: str) -> Axes:
 def _draw_frame(figure: Figure, title: str, *, tilt_degrees: float) -> None:
     """Heading, reading conventions, and the line that must never be missing."""
     figure.text(0.02, 0.967, textwrap.shorten(title, 100), color=_TEXT, fontsize=19, weight="bold", va="center")
-    convention = f"W {_WINDOW_WIDTH_HU:.0f}  L {_WINDOW_LEVEL_HU:.0f} HU    patient right at picture left"
+    convention = f"W {WINDOW_WIDTH_HU:.0f}  L {WINDOW_LEVEL_HU:.0f} HU    patient right at picture left"
     if tilt_degrees > _OBLIQUE_DEGREES:
         convention = f"OBLIQUE {tilt_degrees:.0f}°, planes and letters are the closest    " + convention
     figure.text(0.98, 0.967, convention, color=_MUTED, fontsize=11, ha="right", va="center")
@@ -211,12 +211,12 @@ def _draw_view(axes: Axes, view: SliceView, colours: Normalize, *, rank: str) ->
     rows, columns = view.ct.shape
     width, height = columns * view.spacing[1], rows * view.spacing[0]
     extent = (0.0, width, 0.0, height)
-    low = _WINDOW_LEVEL_HU - _WINDOW_WIDTH_HU / 2
+    low = WINDOW_LEVEL_HU - WINDOW_WIDTH_HU / 2
     axes.imshow(
         view.ct,
         cmap="gray",
         vmin=low,
-        vmax=low + _WINDOW_WIDTH_HU,
+        vmax=low + WINDOW_WIDTH_HU,
         origin="lower",
         extent=extent,
         interpolation="bicubic",

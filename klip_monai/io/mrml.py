@@ -72,7 +72,7 @@ def scene_mrml(
             *_heatmap(title, scale, unit),
             *_segments(title),
             *(node for plane in _VIEWS for node in _view(plane, scan, worst)),
-            _camera(scan),
+            *_volume_view(scan),
         ]
     )
     indent(root)
@@ -232,10 +232,9 @@ def _view(plane: str, scan: PreviewScan, worst: npt.NDArray[np.float64]) -> list
             dimensions=f"{_VIEW_PIXELS} {_VIEW_PIXELS} 1",
             sliceToRAS=_numbers(slice_to_ras),
             **presets,
-            orientation=plane,
             orientationReference=plane,
             jumpMode="1",
-            sliceVisibility="true",
+            sliceVisibility=str(plane == "Axial").lower(),  # in the 3D view
         ),
         _node(
             "SliceComposite",
@@ -251,18 +250,31 @@ def _view(plane: str, scan: PreviewScan, worst: npt.NDArray[np.float64]) -> list
     ]
 
 
-def _camera(scan: PreviewScan) -> Element:
-    """The 3D view's camera, from the front, with the body in its picture."""
+def _volume_view(scan: PreviewScan) -> list[Element]:
+    """The 3D view, looked at from the front and above, with the body in its picture."""
     box = scan.body_box()
-    middle = scan.affine @ [*((part.start + part.stop - 1) / 2 for part in box), 1.0]
+    middle = (scan.affine @ [*((part.start + part.stop - 1) / 2 for part in box), 1.0])[:3]
     size = max((part.stop - part.start) * spacing for part, spacing in zip(box, scan.spacing, strict=True))
-    return _node(
-        "Camera",
-        "vtkMRMLCameraNode1",
-        singletonTag="1",
-        layoutName="1",
-        position=_numbers(middle[:3] + [0.0, 2.2 * size, 0.8 * size]),
-        focalPoint=_numbers(middle[:3]),
-        viewUp="0 0 1",
-        viewAngle="30",
-    )
+    return [
+        _node(
+            "View",
+            "vtkMRMLViewNode1",
+            "View1",
+            hidden=False,
+            singletonTag="1",
+            layoutLabel="1",
+            layoutName="1",
+            boxVisible="false",
+            axisLabelsVisible="false",
+        ),
+        _node(
+            "Camera",
+            "vtkMRMLCameraNode1",
+            singletonTag="1",
+            layoutName="1",
+            position=_numbers(middle + [0.0, 1.7 * size, 1.3 * size]),
+            focalPoint=_numbers(middle),
+            viewUp="0 0 1",
+            viewAngle="30",
+        ),
+    ]

@@ -12,10 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from slicer_render import SIZE, as_array, labelmap_geometry, save, segment_ids, segment_reports, volume_report
+import numpy as np
+from slicer import vtkMRMLColorLegendDisplayNode
+from slicer_render import SIZE, as_array, close_view, labelmap_geometry, save, segment_ids, segment_reports, volume_report
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import SliceView, ThreeDView
+from vtkmodules.vtkCommonCore import vtkCommand
 
+WIDTH = 900  # other than the height, as on most screens
 VIEWS = {"Red": "axial", "Green": "coronal", "Yellow": "sagittal"}
 
 
@@ -23,12 +27,15 @@ def main() -> int:
     scene_path, out = map(Path, sys.argv[1:])
     out.mkdir(parents=True, exist_ok=True)
     app = SlicerApp()
+    # In Slicer, its Colors module makes this class known.
+    app.scene.RegisterNodeClass(vtkMRMLColorLegendDisplayNode())
     # As in Slicer, the views are there before the scene, which then says what they show.
     views = {name: SliceView(app.scene, app.app_logic, name) for name in VIEWS}
     for view in views.values():
-        view.render_window().SetSize(SIZE, SIZE)
+        view.update_size(WIDTH, SIZE)
+        view.interactor().InvokeEvent(vtkCommand.WindowResizeEvent)
     volumetric = ThreeDView(app.scene, app.app_logic, "1")
-    volumetric.render_window().SetSize(SIZE, SIZE)
+    volumetric.render_window().SetSize(WIDTH, SIZE)
     if not app.io_manager.load_scene(scene_path):
         raise SystemExit(f"{scene_path}: 3D Slicer could not load it as a scene")
     print(json.dumps(describe(app) | {"pictures": take_pictures(views, volumetric, out)}, indent=2))
@@ -92,10 +99,12 @@ def take_pictures(views: dict[str, SliceView], volumetric: ThreeDView, out: Path
             view.render()
             picture[kind] = save(view, out / f"{VIEWS[name]}_{kind}.png")
         view.set_foreground_opacity(opacity)
-        picture["ras_to_xy"] = as_array(view.get_view_node().GetXYToRAS()).tolist()
+        picture["ras_to_xy"] = np.linalg.inv(as_array(view.get_view_node().GetXYToRAS())).tolist()
         pictures.append(picture)
     volumetric.render()
     save(volumetric, out / "3d.png")
+    for view in views.values():
+        close_view(view)
     return pictures
 
 

@@ -18,6 +18,7 @@ from klip_monai.errors import InputError
 from klip_monai.io.atomic import publish
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.preview import write_preview
+from klip_monai.io.scene import write_scene
 from klip_monai.io.summary import write_summary
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
 
@@ -30,6 +31,7 @@ _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom"
 OUTPUTS: dict[str, dict[str, str]] = {
     "nifti": {"heatmap": "heatmap.nii.gz", "labels": "labels.nii.gz"},
     "seg-nrrd": {"segmentation": "overlay.seg.nrrd"},
+    "scene": {"scene": ".mrb"},
     "dicom-seg": {"dicom_seg": "seg.dcm"},
     "dicom-pm": {"dicom_pm": "pm.dcm"},
 }
@@ -51,7 +53,7 @@ def file_names(name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str,
         )
     endings = {kind: ending for output in outputs for kind, ending in OUTPUTS[output].items()}
     endings |= {"preview": "preview.png", "summary": "summary.json"}
-    return {kind: f"{name}_{ending}" for kind, ending in endings.items()}
+    return {kind: name + ending if ending.startswith(".") else f"{name}_{ending}" for kind, ending in endings.items()}
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,18 @@ def save_case(case: Case, output_dir: str | Path, *, outputs: Sequence[str] = DE
             write_labels(staging / names["labels"], label_values, affine)
         if "seg-nrrd" in outputs:
             write_segmentation(staging / names["segmentation"], label_values, affine)
+        if "scene" in outputs:
+            write_scene(
+                staging / names["scene"],
+                ct,
+                nats,
+                label_values,
+                affine,
+                title=summary["name"],
+                scale=_scale(reference),
+                lines=[*_headlines(summary), NOTICE],
+                unit=_unit(case.provenance)[0],
+            )
         if {"dicom-seg", "dicom-pm"} & set(outputs):
             _write_dicom(case, staging, names)
         write_preview(

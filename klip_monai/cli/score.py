@@ -57,7 +57,8 @@ def score(
         typer.Option(
             metavar="NAMES",
             help="What to write, with commas: nifti (NAME_heatmap.nii.gz, NAME_labels.nii.gz), seg-nrrd "
-            "(NAME_overlay.seg.nrrd), and for DICOM scans dicom-seg (NAME_seg.dcm) and dicom-pm (NAME_pm.dcm), which "
+            "(NAME_overlay.seg.nrrd), scene (NAME.mrb: CT and both, ready to open in 3D Slicer or with `klip-monai view`), "
+            "and for DICOM scans dicom-seg (NAME_seg.dcm) and dicom-pm (NAME_pm.dcm), which "
             "carry the patient's name and study.  \\[default: nifti,seg-nrrd]",
         ),
     ] = None,
@@ -171,7 +172,11 @@ def _print_result(summary: dict[str, Any], source: Path) -> None:
     rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")
     for kind, file in files.items():
         rows.add_row(kind, escape(str(file)))
-    if {"segmentation", "heatmap"} <= files.keys():
+    if "scene" in files:
+        rows.add_row("", "")
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {Path(files['scene']).name}"))
+        rows.add_row("in the browser", escape(f"klip-monai view {files['scene']}"))
+    elif {"segmentation", "heatmap"} <= files.keys():
         rows.add_row("", "")
         rows.add_row("in 3D Slicer", escape(f"File > Add Data: {source}, then {Path(files['segmentation']).name}"))
         rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))

@@ -32,9 +32,7 @@ _VIEWS = {
 _FOUR_UP_LAYOUT = "3"
 
 
-def scene_mrml(
-    scan: PreviewScan, *, title: str, scale: tuple[float, float], lines: Iterable[str], unit: str
-) -> bytes:
+def scene_mrml(scan: PreviewScan, *, title: str, scale: tuple[float, float], lines: Iterable[str], unit: str) -> bytes:
     """Describe a scene, as Slicer 5 saves it, of the files `ct.nii.gz`, `heatmap.nii.gz` and the like in `Data`.
 
     Args:
@@ -274,7 +272,7 @@ def _volume_view(scan: PreviewScan) -> list[Element]:
             "vtkMRMLCameraNode1",
             singletonTag="1",
             layoutName="1",
-            position=_numbers(middle + [0.0, 1.7 * size, 1.3 * size]),
+            position=_numbers(middle + [0.0, 1.2 * size, 1.0 * size]),
             focalPoint=_numbers(middle),
             viewUp="0 0 1",
             viewAngle="30",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import webbrowser
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from trame_slicer.app.logic.slice_view_logic import connect_slice_view_slider_to
 from trame_slicer.app.ui.slider import Slider
 from trame_slicer.core import LayoutManager, SlicerApp
 from trame_slicer.rca_view import register_rca_factories
-from trame_slicer.views import Layout, LayoutDirection, SliceView, ViewLayoutDefinition
+from trame_slicer.views import Layout, LayoutDirection, SliceView, ThreeDView, ViewLayoutDefinition
 from vtkmodules.vtkCommonCore import vtkObject
 
 WINDOWS = {"Soft tissue": (40, 400), "Liver": (90, 150), "Lung": (-600, 1500), "Bone": (400, 1800), "Brain": (40, 80)}
@@ -72,15 +73,31 @@ class Page:
         heat_display = nodes["ColorLegendDisplay"].GetPrimaryDisplayNode()
         self.heat_display = heat_display
         self.ct_display = self._background().GetDisplayNode()
+        self._aim_camera()
         self.worst = nodes["Crosshair"].GetCrosshairRAS()
         self.title = nodes["Text"].GetName().removesuffix(" summary")
-        self.lines = nodes["Text"].GetText().splitlines()
+        *self.lines, self.notice = nodes["Text"].GetText().splitlines()
+        # The panel has a legend of its own, which leaves the pictures free.
+        nodes["ColorLegendDisplay"].SetVisibility(False)
+        self.legend_title = nodes["ColorLegendDisplay"].GetTitleText().splitlines()
         self._set_state()
         self._build(layouts)
 
     def _background(self) -> Any:
         composite = self.app.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
         return self.app.scene.GetNodeByID(composite.GetBackgroundVolumeID())
+
+    def _aim_camera(self) -> None:
+        """Look at the body as the scene's own 3D view does; trame cannot name a view "1" as Slicer does."""
+        saved = self.app.scene.GetNodeByID("vtkMRMLCameraNode1")
+        for view in self.app.view_manager.get_views():
+            if isinstance(view, ThreeDView):
+                view.get_view_node().SetAxisLabelsVisible(False)
+                camera = view.first_renderer().GetActiveCamera()
+                camera.SetPosition(saved.GetPosition())
+                camera.SetFocalPoint(saved.GetFocalPoint())
+                camera.SetViewUp(saved.GetViewUp())
+                view.first_renderer().ResetCameraClippingRange()
 
     def _slices(self) -> list[SliceView]:
         return list(self.app.view_manager.get_slice_views())
@@ -146,11 +163,7 @@ class Page:
                     for line in self.lines[:2]:
                         html.Div(line)
                 v3.VSpacer()
-                html.Div(
-                    "Research use only. Not a medical device, not for diagnosis or treatment.",
-                    classes="text-body-2",
-                    style="color:#ffb74d",
-                )
+                html.Div(self.notice, classes="text-body-2", style="color:#ffb74d")
             with v3.VNavigationDrawer(permanent=True, width=250, classes="klip-panel pa-4"):
                 self._build_controls()
             with v3.VMain(style="height:100vh"), html.Div(style="height:100%;display:flex"):
@@ -158,7 +171,12 @@ class Page:
 
     def _build_controls(self) -> None:
         v3.VBtn(
-            "Worst voxel", click=self.show_worst, color="#5fd3f3", variant="tonal", block=True, classes="mb-6 klip-worst"
+            "Worst voxel",
+            click=self.show_worst,
+            color="#5fd3f3",
+            variant="tonal",
+            block=True,
+            classes="mb-6 klip-worst",
         )
         html.Div("CT window", classes="text-caption text-medium-emphasis mb-1")
         v3.VSelect(v_model=("window_name",), items=("windows", list(WINDOWS)), density="compact", variant="outlined")
@@ -180,10 +198,33 @@ class Page:
                 hide_details=True,
                 classes=f"mb-4 klip-{name}",
             )
+        self._build_legend()
         v3.VSwitch(v_model=("outlines",), label="Segments", color="#5fd3f3", density="compact", hide_details=True)
+        for name, colour in self._segments():
+            with html.Div(classes="d-flex align-center text-body-2 mt-1"):
+                html.Div(style=f"width:14px;height:14px;border:2px solid {colour};margin:0 12px 0 4px")
+                html.Div(name)
         v3.VDivider(classes="my-4")
         for line in self.lines[2:]:
             html.Div(line, classes="text-caption text-medium-emphasis mb-1")
+
+    def _build_legend(self) -> None:
+        """Colour bar of the heat map."""
+        display, table = self.heat_display, self.heat_display.GetColorNode().GetLookupTable()
+        ends = display.GetWindowLevelMin(), display.GetWindowLevelMax()
+        last = table.GetNumberOfTableValues() - 1
+        colours = ", ".join(css_colour(table.GetTableValue(round(last * part / 16))) for part in range(17))
+        html.Div(", ".join(self.legend_title), classes="text-caption text-medium-emphasis mb-1")
+        html.Div(style=f"height:12px;border-radius:2px;background:linear-gradient(to right, {colours})")
+        with html.Div(classes="d-flex justify-space-between text-caption mb-4"):
+            for value in (ends[0], sum(ends) / 2, ends[1]):
+                html.Span(f"{value:.3g}")
+
+    def _segments(self) -> list[tuple[str, str]]:
+        """Names and colours of the segments."""
+        segmentation = self.app.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode").GetSegmentation()
+        segments = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
+        return [(segment.GetName(), css_colour(segment.GetColor())) for segment in segments]
 
     def serve(self, *, host: str, port: int, browser: bool) -> None:
         """Serve until interrupted."""
@@ -200,10 +241,15 @@ class Page:
         )
 
 
+def css_colour(rgb: Sequence[float]) -> str:
+    """A colour of three or more channels in [0, 1], for a style sheet."""
+    return "rgb({}, {}, {})".format(*(round(255 * channel) for channel in rgb[:3]))
+
+
 def quad_layout() -> Layout:
     """Axial, sagittal, coronal and 3D view, as in Slicer's four-up layout; named as the scene names them."""
     rows = (
-        [ViewLayoutDefinition.axial_view(), ViewLayoutDefinition.threed_view(name="1")],
+        [ViewLayoutDefinition.axial_view(), ViewLayoutDefinition.threed_view(background_color=("#0d1014", "#242c36"))],
         [ViewLayoutDefinition.coronal_view(), ViewLayoutDefinition.sagittal_view()],
     )
     return Layout(LayoutDirection.Vertical, [Layout(LayoutDirection.Horizontal, list(row)) for row in rows])

@@ -14,7 +14,16 @@ from typing import Any
 
 import numpy as np
 from slicer import vtkMRMLColorLegendDisplayNode
-from slicer_render import SIZE, as_array, close_view, labelmap_geometry, save, segment_ids, segment_reports, volume_report
+from slicer_render import (
+    SIZE,
+    as_array,
+    close_view,
+    labelmap_geometry,
+    save,
+    segment_ids,
+    segment_reports,
+    volume_report,
+)
 from trame_slicer.core import SlicerApp
 from trame_slicer.views import SliceView, ThreeDView
 from vtkmodules.vtkCommonCore import vtkCommand

@@ -25,6 +25,4 @@ def view(
     from klip_monai.viewer import find_scene
     from klip_monai.viewer import view as serve
 
-    status = serve(find_scene(case), host=host, port=port, browser=browser)
-    if status:
-        raise typer.Exit(1)
+    serve(find_scene(case), host=host, port=port, browser=browser)

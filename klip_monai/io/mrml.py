@@ -64,7 +64,14 @@ def scene_mrml(scan: PreviewScan, *, title: str, scale: tuple[float, float], lin
                 singletonTag="vtkMRMLLayoutNode",
                 currentViewArrangement=_FOUR_UP_LAYOUT,
             ),
-            _node("Text", "vtkMRMLTextNode1", f"{title} summary", hidden=False, text="\n".join(lines), encoding="3"),
+            _node(
+                "Text",
+                "vtkMRMLTextNode1",
+                f"{title} summary",
+                hideFromEditors="false",
+                text="\n".join(lines),
+                encoding="3",
+            ),
             *_colours(),
             *_ct(title),
             *_heatmap(title, scale, unit),
@@ -77,9 +84,9 @@ def scene_mrml(scan: PreviewScan, *, title: str, scale: tuple[float, float], lin
     return tostring(root, encoding="UTF-8", xml_declaration=True)
 
 
-def _node(tag: str, identifier: str, name: str | None = None, /, *, hidden: bool = True, **attributes: str) -> Element:
-    """One node; one that a user handles is not hidden from the editors."""
-    return Element(tag, {"id": identifier, "name": name or tag, "hideFromEditors": str(hidden).lower(), **attributes})
+def _node(tag: str, identifier: str, name: str | None = None, /, **attributes: str) -> Element:
+    """One node, not listed for the user unless the attributes say so."""
+    return Element(tag, {"id": identifier, "name": name or tag, "hideFromEditors": "true"} | attributes)
 
 
 def _numbers(values: npt.ArrayLike) -> str:
@@ -103,7 +110,7 @@ def _colours() -> list[Element]:
             "ColorTable",
             _COLOURS,
             "KL density colours",
-            hidden=False,
+            hideFromEditors="false",
             references=f"storage:{_storage_id(tag, file)};",
             type="14",  # from a file
         ),
@@ -165,7 +172,7 @@ def _volume(identifier: str, name: str, file: str, *, displays: Sequence[str]) -
     references = f"display:{' '.join(displays)};storage:{_storage_id(tag, file)};"
     return [
         _storage(tag, file, centerImage="0", UseOrientationFromFile="1"),
-        _node("Volume", identifier, name, hidden=False, references=references),
+        _node("Volume", identifier, name, hideFromEditors="false", references=references),
     ]
 
 
@@ -192,7 +199,7 @@ def _segments(title: str) -> list[Element]:
             "Segmentation",
             "vtkMRMLSegmentationNode1",
             f"{title} segments",
-            hidden=False,
+            hideFromEditors="false",
             references=f"display:{_SEGMENTS_DISPLAY};storage:{_storage_id(tag, file)};",
             SourceRepresentationName="Binary labelmap",
         ),
@@ -221,7 +228,7 @@ def _view(plane: str, scan: PreviewScan, worst: npt.NDArray[np.float64]) -> list
             "Slice",
             tag,
             layout,
-            hidden=False,
+            hideFromEditors="false",
             singletonTag=layout,
             layoutLabel=letter,
             layoutName=layout,
@@ -258,7 +265,7 @@ def _volume_view(scan: PreviewScan) -> list[Element]:
             "View",
             "vtkMRMLViewNode1",
             "View1",
-            hidden=False,
+            hideFromEditors="false",
             singletonTag="1",
             layoutLabel="1",
             layoutName="1",
@@ -272,7 +279,7 @@ def _volume_view(scan: PreviewScan) -> list[Element]:
             "vtkMRMLCameraNode1",
             singletonTag="1",
             layoutName="1",
-            position=_numbers(middle + [0.0, 1.2 * size, 1.0 * size]),
+            position=_numbers(middle + np.array([0.0, 1.3 * size, 1.05 * size])),
             focalPoint=_numbers(middle),
             viewUp="0 0 1",
             viewAngle="30",

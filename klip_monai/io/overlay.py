@@ -62,7 +62,7 @@ def write_reconstruction(
 
 
 def write_ct(path: str | Path, volume_hu: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor) -> Path:
-    """Write the scan as NIfTI, int16 where its values are whole and float32 otherwise; all else as :func:`write_heatmap`.
+    """Write the scan as NIfTI, int16 if its values are whole, else float32; all else as :func:`write_heatmap`.
 
     Args:
         path: file to write, ending in `.nii.gz`.

@@ -6,15 +6,16 @@ environment (`pip install "klip-monai[viewer]"`) or in another one, whose Python
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from klip_monai.errors import InputError
 
 _PAGE = Path(__file__).with_name("page.py")
+_HAS_SLICER = "import sys, importlib.util as u; sys.exit(not (u.find_spec('slicer') and u.find_spec('trame_slicer')))"
 _SCENE_ENDING, _SUMMARY_ENDING = ".mrb", "_summary.json"
 
 
@@ -47,36 +48,39 @@ def find_scene(case: str | Path) -> Path:
 
 
 def slicer_python() -> str:
-    """The Python to draw with: `KLIP_SLICER_PYTHON`, else this one if it can.
+    """The Python to draw with: the one that `KLIP_SLICER_PYTHON` names, else this one.
 
     Raises:
-        InputError: neither has 3D Slicer's core.
+        InputError: it cannot be started or has no 3D Slicer core.
     """
-    named = os.environ.get("KLIP_SLICER_PYTHON")
-    if named:
-        return named
-    if all(importlib.util.find_spec(name) for name in ("slicer", "trame_slicer")):
-        return sys.executable
-    raise InputError(
-        "view: got no 3D Slicer core, expected slicer-core and trame-slicer here or in the environment of the Python "
-        'that KLIP_SLICER_PYTHON names; pip install "klip-monai[viewer]"'
-    )
+    python = os.environ.get("KLIP_SLICER_PYTHON") or sys.executable
+    try:
+        able = subprocess.run([python, "-I", "-c", _HAS_SLICER], check=False, capture_output=True).returncode == 0
+    except OSError:
+        able = False
+    if not able:
+        raise InputError(
+            f"view: got {python} without 3D Slicer's core, expected slicer-core and trame-slicer; pip install "
+            '"klip-monai[viewer]", or let KLIP_SLICER_PYTHON name a Python that has them'
+        )
+    return python
 
 
-def view(scene: str | Path, *, host: str = "127.0.0.1", port: int = 0, browser: bool = True) -> int:
-    """Serve a scene until interrupted.
+def view(scene: str | Path, *, host: str = "127.0.0.1", port: int = 0, browser: bool = True) -> NoReturn:
+    """Become the server of a scene, until interrupted.
 
     Args:
         scene: `.mrb` file, from :func:`klip_monai.io.scene.write_scene`.
-        host: address to listen at. Whoever reaches it sees the scan: others than this machine's own have no lock.
+        host: address to listen at. Whoever reaches it sees the scan; nothing else asks who it is.
         port: to listen at; 0 takes a free one.
         browser: whether to open the page.
 
-    Returns:
-        The server's exit status.
+    Raises:
+        InputError: there is no 3D Slicer core to draw with.
     """
-    command = [slicer_python(), str(_PAGE), str(scene), "--host", host, "--port", str(port)]
+    python = slicer_python()
+    command = [python, str(_PAGE), str(scene), "--host", host, "--port", str(port)]
     command += [] if browser else ["--no-browser"]
     # Neither environment's packages are for the other one.
     environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
-    return subprocess.run(command, env=environment, check=False).returncode
+    os.execve(python, command, environment)

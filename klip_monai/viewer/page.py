@@ -70,13 +70,14 @@ class Page:
             name: self.app.scene.GetFirstNodeByClass(f"vtkMRML{name}Node")
             for name in ("Text", "Crosshair", "ColorLegendDisplay")
         }
-        heat_display = nodes["ColorLegendDisplay"].GetPrimaryDisplayNode()
-        self.heat_display = heat_display
+        if None in nodes.values():
+            raise SystemExit(f"{scene.name}: got another scene, expected one that klip-monai score made")
+        self.heat_display = nodes["ColorLegendDisplay"].GetPrimaryDisplayNode()
         self.ct_display = self._background().GetDisplayNode()
         self._aim_camera()
         self.worst = nodes["Crosshair"].GetCrosshairRAS()
         self.title = nodes["Text"].GetName().removesuffix(" summary")
-        *self.lines, self.notice = nodes["Text"].GetText().splitlines()
+        *self.lines, self.notice = nodes["Text"].GetText().splitlines() or [""]
         # The panel has a legend of its own, which leaves the pictures free.
         nodes["ColorLegendDisplay"].SetVisibility(False)
         self.legend_title = nodes["ColorLegendDisplay"].GetTitleText().splitlines()

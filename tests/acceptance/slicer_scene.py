@@ -44,7 +44,7 @@ def main() -> int:
         view.update_size(WIDTH, SIZE)
         view.interactor().InvokeEvent(vtkCommand.WindowResizeEvent)
     volumetric = ThreeDView(app.scene, app.app_logic, "1")
-    volumetric.render_window().SetSize(WIDTH, SIZE)
+    volumetric.render_window().SetSize(WIDTH // 2, SIZE // 2)
     if not app.io_manager.load_scene(scene_path):
         raise SystemExit(f"{scene_path}: 3D Slicer could not load it as a scene")
     print(json.dumps(describe(app) | {"pictures": take_pictures(views, volumetric, out)}, indent=2))

@@ -77,7 +77,8 @@ class Page:
         self._aim_camera()
         self.worst = nodes["Crosshair"].GetCrosshairRAS()
         self.title = nodes["Text"].GetName().removesuffix(" summary")
-        *self.lines, self.notice = nodes["Text"].GetText().splitlines() or [""]
+        lines: list[str] = nodes["Text"].GetText().splitlines() or [""]
+        self.lines, self.notice = lines[:-1], lines[-1]
         # The panel has a legend of its own, which leaves the pictures free.
         nodes["ColorLegendDisplay"].SetVisibility(False)
         self.legend_title = nodes["ColorLegendDisplay"].GetTitleText().splitlines()

@@ -58,8 +58,8 @@ def score(
             metavar="NAMES",
             help="What to write, with commas: nifti (NAME_heatmap.nii.gz, NAME_labels.nii.gz), seg-nrrd "
             "(NAME_overlay.seg.nrrd), scene (NAME.mrb, which opens in 3D Slicer and with `klip-monai view`), and for "
-            "DICOM scans dicom-seg (NAME_seg.dcm) and dicom-pm (NAME_pm.dcm), which carry the patient's name and study. "
-            " \\[default: nifti,seg-nrrd]",
+            "DICOM scans dicom-seg (NAME_seg.dcm) and dicom-pm (NAME_pm.dcm), which carry the patient's name and "
+            "study.  \\[default: nifti,seg-nrrd]",
         ),
     ] = None,
     device: DeviceOption = Device.auto,

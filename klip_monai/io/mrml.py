@@ -13,6 +13,7 @@ from klip_monai.io.preview_geometry import PreviewScan
 
 _HEATMAP_OPACITY = 0.5
 _ABOVE_ALL = 1e6  # upper threshold
+_FRAME = 1.08  # side of a view over that of the body
 _VIEW_PIXELS = 512  # side of a slice view in the file; Slicer adapts it to its window
 _CT, _HEATMAP, _COLOURS = "vtkMRMLScalarVolumeNode1", "vtkMRMLScalarVolumeNode2", "vtkMRMLColorTableNode1"
 _CT_DISPLAY, _HEATMAP_DISPLAY = "vtkMRMLScalarVolumeDisplayNode1", "vtkMRMLScalarVolumeDisplayNode2"
@@ -217,7 +218,7 @@ def _view(plane: str, scan: PreviewScan, worst: npt.NDArray[np.float64]) -> list
     slice_to_ras[:3, :3] = np.stack([sign * directions[:, axis] for sign, axis in axes], axis=1)
     slice_to_ras[:3, 3] = scan.affine[:3, :3] @ middle + scan.affine[:3, 3]
     size = [(box[axis].stop - box[axis].start) * scan.spacing[axis] for _, axis in axes]
-    side = max(size[:2])
+    side = _FRAME * max(size[:2])
     presets = {
         f"orientationMatrix{name}": _numbers(np.stack([sign * np.eye(3)[:, axis] for sign, axis in preset], axis=1))
         for name, (*_, preset) in _VIEWS.items()

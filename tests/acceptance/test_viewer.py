@@ -34,6 +34,7 @@ def page(slicer_python: str, planted_scene: Path) -> Iterator[Any]:
         with playwright.sync_playwright() as driver:
             browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 1400, "height": 900})
+            page.set_default_timeout(120_000)  # enough for a machine with other work
             page.goto(address)
             page.wait_for_function(
                 "[...document.querySelectorAll('img')].filter(i => i.naturalWidth > 300).length == 4"

@@ -40,6 +40,7 @@ html { overflow: hidden; background: #0d1014; }
 .klip-edge { color: #b8e8fa; font-weight: 600; font-size: 15px; }
 .klip-slider { left: 40px; right: 40px; bottom: 0; pointer-events: auto; opacity: .75; }
 .klip-slider .v-input { margin: 0; }
+.klip-swatch { width: 14px; height: 14px; margin: 0 12px 0 4px; }
 .klip-panel { background: #141920 !important; }
 .layout-grid-container > * { border: 1px solid #2a3038; }
 .layout-grid-container > .layout-grid-container { border: none; }
@@ -110,6 +111,12 @@ class Page:
         state.trame__title = f"{self.title} - klip_monai"
         state.update(
             {
+                # Texts of the file go through the state, which the page shows as they are, never as markup.
+                "title": self.title,
+                "lines": self.lines,
+                "notice": self.notice,
+                "legend_title": ", ".join(self.legend_title),
+                "segments": self._segments(),
                 "opacity": self._slices()[0].get_foreground_opacity(),
                 "threshold": display.GetLowerThreshold(),
                 "highest": top,
@@ -160,12 +167,11 @@ class Page:
             page.root.theme = "dark"
             client.Style(STYLE)
             with v3.VAppBar(density="comfortable", flat=True, classes="klip-panel px-4"):
-                html.Div(self.title, classes="text-h6 mr-6")
+                html.Div("{{ title }}", classes="text-h6 mr-6")
                 with html.Div(classes="text-body-2"):
-                    for line in self.lines[:2]:
-                        html.Div(line)
+                    html.Div("{{ line }}", v_for="line in lines.slice(0, 2)", key="line")
                 v3.VSpacer()
-                html.Div(self.notice, classes="text-body-2", style="color:#ffb74d")
+                html.Div("{{ notice }}", classes="text-body-2", style="color:#ffb74d")
             with v3.VNavigationDrawer(permanent=True, width=250, classes="klip-panel pa-4"):
                 self._build_controls()
             with v3.VMain(style="height:100vh"), html.Div(style="height:100%;display:flex"):
@@ -202,13 +208,12 @@ class Page:
             )
         self._build_legend()
         v3.VSwitch(v_model=("outlines",), label="Segments", color="#5fd3f3", density="compact", hide_details=True)
-        for name, colour in self._segments():
-            with html.Div(classes="d-flex align-center text-body-2 mt-1"):
-                html.Div(style=f"width:14px;height:14px;border:2px solid {colour};margin:0 12px 0 4px")
-                html.Div(name)
+        with html.Div(v_for="segment in segments", key="segment.name", classes="d-flex align-center text-body-2 mt-1"):
+            html.Div(classes="klip-swatch", style=("`border: 2px solid ${segment.colour}`",))
+            html.Div("{{ segment.name }}")
         v3.VDivider(classes="my-4")
-        for line in self.lines[2:]:
-            html.Div(line, classes="text-caption text-medium-emphasis mb-1")
+        remark = "text-caption text-medium-emphasis mb-1"
+        html.Div("{{ line }}", v_for="line in lines.slice(2)", key="line", classes=remark)
 
     def _build_legend(self) -> None:
         """Colour bar of the heat map."""
@@ -216,17 +221,17 @@ class Page:
         ends = display.GetWindowLevelMin(), display.GetWindowLevelMax()
         last = table.GetNumberOfTableValues() - 1
         colours = ", ".join(css_colour(table.GetTableValue(round(last * part / 16))) for part in range(17))
-        html.Div(", ".join(self.legend_title), classes="text-caption text-medium-emphasis mb-1")
+        html.Div("{{ legend_title }}", classes="text-caption text-medium-emphasis mb-1")
         html.Div(style=f"height:12px;border-radius:2px;background:linear-gradient(to right, {colours})")
         with html.Div(classes="d-flex justify-space-between text-caption mb-4"):
             for value in (ends[0], sum(ends) / 2, ends[1]):
                 html.Span(f"{value:.3g}")
 
-    def _segments(self) -> list[tuple[str, str]]:
+    def _segments(self) -> list[dict[str, str]]:
         """Names and colours of the segments."""
         segmentation = self.app.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode").GetSegmentation()
         segments = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
-        return [(segment.GetName(), css_colour(segment.GetColor())) for segment in segments]
+        return [{"name": segment.GetName(), "colour": css_colour(segment.GetColor())} for segment in segments]
 
     def serve(self, *, host: str, port: int, browser: bool) -> None:
         """Serve until interrupted."""

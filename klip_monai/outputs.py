@@ -18,6 +18,7 @@ from klip_monai.io.dicom_pixels import PADDING_HU
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.preview import write_preview
 from klip_monai.io.preview_geometry import PreviewScan
+from klip_monai.io.scene import write_scene
 from klip_monai.io.straighten import straighten
 
 if TYPE_CHECKING:
@@ -140,6 +141,17 @@ def _seg_nrrd(writing: Writing) -> None:
     write_segmentation(writing.path("segmentation"), writing.grid.labels, writing.grid.affine)
 
 
+def _scene(writing: Writing) -> None:
+    write_scene(
+        writing.path("scene"),
+        *writing.grid,
+        title=writing.summary["name"],
+        scale=writing.scale,
+        lines=[*_headlines(writing), writing.summary["notice"]],
+        unit=writing.case.unit,
+    )
+
+
 def _report(writing: Writing) -> None:
     write_html_report(writing.path("report"), writing.report)
 
@@ -189,7 +201,7 @@ class Output:
     """One output.
 
     Attributes:
-        files: endings of its files, by kind; `NAME_` comes before each.
+        files: endings of its files, by kind; `NAME_` comes before each, `NAME` alone before a mere suffix.
         write: writes them.
         of_dicom: whether it needs a scan read from DICOM files, whose patient and study it carries.
     """
@@ -202,6 +214,7 @@ class Output:
 OUTPUTS: dict[str, Output] = {
     "nifti": Output({"heatmap": "heatmap.nii.gz", "labels": "labels.nii.gz"}, _nifti),
     "seg-nrrd": Output({"segmentation": "overlay.seg.nrrd"}, _seg_nrrd),
+    "scene": Output({"scene": ".mrb"}, _scene),
     "report": Output({"report": "report.html"}, _report),
     "dicom-seg": Output({"dicom_seg": "seg.dcm"}, _dicom_seg, of_dicom=True),
     "dicom-pm": Output({"dicom_pm": "pm.dcm"}, _dicom_pm, of_dicom=True),
@@ -226,7 +239,7 @@ def file_names(name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str,
             f"outputs: got {', '.join(unknown)}, expected some of {', '.join(OUTPUTS)}; check the spelling"
         )
     endings = {kind: ending for output in outputs for kind, ending in OUTPUTS[output].files.items()} | _ALWAYS
-    return {kind: f"{name}_{ending}" for kind, ending in endings.items()}
+    return {kind: name + ending if ending.startswith(".") else f"{name}_{ending}" for kind, ending in endings.items()}
 
 
 def case_files(name: str) -> list[str]:

@@ -285,9 +285,9 @@ class SaveOverlayd(MapTransform):
     """Write a case: the chosen outputs, summary and preview, all or nothing.
 
     Files are ``NAME_heatmap.nii.gz`` and ``NAME_labels.nii.gz`` (output "nifti"), ``NAME_overlay.seg.nrrd``
-    ("seg-nrrd"), ``NAME_report.html`` ("report"), ``NAME_seg.dcm`` ("dicom-seg"), ``NAME_pm.dcm`` ("dicom-pm"),
-    ``NAME_report.dcm`` ("dicom-pdf"), and always ``NAME_preview.png`` and ``NAME_summary.json``, where NAME is the
-    ``name`` in the volume's meta. The summary is also put under ``summary``.
+    ("seg-nrrd"), ``NAME.mrb`` ("scene"), ``NAME_report.html`` ("report"), ``NAME_seg.dcm`` ("dicom-seg"),
+    ``NAME_pm.dcm`` ("dicom-pm"), ``NAME_report.dcm`` ("dicom-pdf"), and always ``NAME_preview.png`` and
+    ``NAME_summary.json``, where NAME is the ``name`` in the volume's meta. The summary is also put under ``summary``.
 
     Args:
         keys: key of the labels, MetaTensor uint8 (1, X, Y, Z).

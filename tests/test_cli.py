@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import nibabel as nib
 import numpy as np
@@ -67,7 +69,7 @@ def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
 
 
 def test_chosen_outputs_of_a_dicom_series_are_written_and_no_others(series, tmp_path):
-    chosen = ("dicom-seg", "dicom-pm", "dicom-pdf")
+    chosen = ("dicom-seg", "dicom-pm", "dicom-pdf", "scene")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "series_overlay.seg.nrrd").write_text("of an earlier run")
     options = ("--outputs", ",".join(chosen), "--bundle", "klip_ct_phantom", "--keep-names", "--overwrite")
@@ -80,6 +82,18 @@ def test_chosen_outputs_of_a_dicom_series_are_written_and_no_others(series, tmp_
         written = pydicom.dcmread(tmp_path / "out" / names[kind])
         assert written.Modality == modality
         assert written.StudyInstanceUID == source.StudyInstanceUID
+    with ZipFile(tmp_path / "out" / names["scene"]) as scene:
+        content = {name: scene.read(name) for name in scene.namelist()}
+    for name, text in content.items():
+        text = gzip.decompress(text) if name.endswith(".gz") else text
+        for tag in ("PatientID", "PatientName", "StudyInstanceUID"):
+            assert str(source[tag].value).encode() not in text
+    summary = json.loads((tmp_path / "out" / names["summary"]).read_text())
+    assert summary["notice"] in content["scene/scene.mrml"].decode()
+
+
+def test_view_without_a_scene_says_how_to_get_one(tmp_path):
+    assert_refused(klip_monai("view", tmp_path), "--outputs scene")
 
 
 @pytest.mark.parametrize(("outputs", "word"), [("nifti,scene3", "scene3"), ("dicom-seg", "DICOM")])

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _OUTPUTS_HELP = """\b
 nifti       heat map and labels
 seg-nrrd    3D Slicer segmentation
+scene       3D Slicer scene, also for `klip-monai view`
 report      one page, HTML
 dicom-seg   labels *
 dicom-pm    heat map *
@@ -273,7 +274,11 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
     rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")
     for kind, file in files.items():
         rows.add_row(kind, escape(str(file)))
-    if {"segmentation", "heatmap"} <= files.keys():
+    if "scene" in files:
+        rows.add_row("", "")
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {Path(files['scene']).name}"))
+        rows.add_row("in the browser", escape(f"klip-monai view {files['scene']}"))
+    elif {"segmentation", "heatmap"} <= files.keys():
         rows.add_row("", "")
         scan = "the series" if is_url(source) else source
         rows.add_row("in 3D Slicer", escape(f"File > Add Data: {scan}, then {Path(files['segmentation']).name}"))

@@ -11,15 +11,16 @@ from monai.data import MetaTensor
 _DIGITS = 8
 
 
-def pseudonym(series: str) -> str:
-    """Name of a DICOM series: `ct-` and eight digits of the SHA-256 of its UID.
+def pseudonym(series: str, *, digits: int = _DIGITS) -> str:
+    """Name of a DICOM series: `ct-` and the first hexadecimal digits of the SHA-256 of its UID.
 
     Args:
         series: SeriesInstanceUID; with `#1`, `#2`, ... behind it for one volume of a series that holds several, which
             becomes `.1`, `.2`, ...
+        digits: how many; eight tell some thousand series apart.
     """
     uid, _, number = series.partition("#")
-    return f"ct-{hashlib.sha256(uid.encode()).hexdigest()[:_DIGITS]}" + (f".{number}" if number else "")
+    return f"ct-{hashlib.sha256(uid.encode()).hexdigest()[:digits]}" + (f".{number}" if number else "")
 
 
 def fingerprint(values: npt.NDArray[np.floating], affine: npt.NDArray[np.floating]) -> str:

@@ -13,16 +13,16 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from klip_monai.io.display import COLOUR_MAP, WINDOW_LEVEL_HU, WINDOW_WIDTH_HU
 from klip_monai.io.preview_geometry import Plane, PreviewScan, SliceView
 from klip_monai.io.segments import SEGMENTS
 
-WINDOW_WIDTH_HU, WINDOW_LEVEL_HU = 400.0, 40.0
 OBLIQUE_DEGREES = 1.0
 """A scan that leans more than this is named oblique."""
 TEXT, MUTED = "#eceff1", "#9aa5b1"
 HALO = [withStroke(linewidth=2.5, foreground="#000000")]
 _PANEL, _FRAME, _GUIDE, _LETTER = "#000000", "#2a3038", "#5fd3f3", "#b8e8fa"
-_COLOUR_MAP = matplotlib.colormaps["viridis"]
+_COLOUR_MAP = matplotlib.colormaps[COLOUR_MAP]
 _MAX_ALPHA = 0.85
 
 Limits = tuple[float, float, float, float]

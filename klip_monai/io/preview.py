@@ -18,13 +18,12 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from klip_monai.errors import InputError
+from klip_monai.io.display import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU
 from klip_monai.io.pictures import (
     HALO,
     MUTED,
     OBLIQUE_DEGREES,
     TEXT,
-    WINDOW_LEVEL_HU,
-    WINDOW_WIDTH_HU,
     draw_scale,
     draw_slice,
     overlay,

@@ -16,6 +16,7 @@ from klip_monai.cli.options import (
     Device,
     DeviceOption,
     EstimatorOption,
+    HUWindowOption,
     Operator,
     OperatorOption,
     RepairOption,
@@ -23,6 +24,7 @@ from klip_monai.cli.options import (
     TwinsOption,
     ViewsOption,
     app,
+    numbers_of,
     open_bundle,
     out,
     overrides_of,
@@ -54,6 +56,7 @@ def score(
     twins: TwinsOption = None,
     series_uid: Annotated[str | None, typer.Option(help="Which series, where there are several (see inspect).")] = None,
     repair: RepairOption = None,
+    hu_window: HUWindowOption = None,
     outputs: Annotated[
         str | None,
         typer.Option(
@@ -69,10 +72,10 @@ def score(
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    if sinogram is not None and (series_uid or operator or views or angle_range or outputs):
+    if sinogram is not None and (series_uid or repair or hu_window or operator or views or angle_range or outputs):
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--series-uid and --outputs"
+            "--series-uid, --repair, --hu-window and --outputs"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
@@ -85,6 +88,8 @@ def score(
     overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
     if repair:
         overrides["repair"] = [kind.value for kind in repair]
+    if hu_window is not None:
+        overrides["hu_window"] = numbers_of(hu_window, "--hu-window")
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)
     with progress_bar() as bar:

@@ -388,11 +388,10 @@ def reader_table(folder: Path | None = None) -> str:
     for path in sorted(folder.iterdir()) if folder is not None else ():
         with tempfile.TemporaryDirectory() as unpacked:
             try:
-                shutil.copytree(path, unpacked, dirs_exist_ok=True) if path.is_dir() else shutil.unpack_archive(
-                    path, unpacked
-                )
+                put = shutil.copytree if path.is_dir() else shutil.unpack_archive
+                put(path, f"{unpacked}/case")
             except (shutil.ReadError, OSError):
                 continue
-            found = real_verdicts(Path(unpacked), list(readers.values()))
+            found = real_verdicts(_only_ct(Path(unpacked)), list(readers.values()))
         lines.append(f"| {path.name.split('.')[0]} | " + " | ".join(found) + " |")
     return "\n".join(lines) + "\n"

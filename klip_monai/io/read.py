@@ -198,7 +198,7 @@ def _from_window(
             "says itself what its values stand for; leave it out"
         )
     if len(window) != 2 or not -_WINDOW_LIMIT <= window[0] < window[1] <= _WINDOW_LIMIT:
-        raise InputError(f"hu_window: got {list(window)}, expected two HU, low < high, such as -160,240")
+        raise InputError(f"hu_window: got {list(window)}, expected two HU, low < high, such as -160,240; correct them")
     low, high = map(float, window)
     darkest, brightest = float(values.min()), float(values.max())
     if not (darkest >= 0.0 and 1.0 < brightest <= _WHITE):

@@ -38,6 +38,7 @@ class LoadSeriesd(MapTransform):
         keys: keys of paths.
         series_uid: which series to read where a folder holds several.
         repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
+        hu_window: (low, high) HU that an 8-bit picture shows, see there.
         keep_names: name the case after its folder or file instead, which may name the patient.
     """
 
@@ -47,17 +48,23 @@ class LoadSeriesd(MapTransform):
         *,
         series_uid: str | None = None,
         repair: Collection[str] | None = None,
+        hu_window: Sequence[float] | None = None,
         keep_names: bool = False,
     ) -> None:
         super().__init__(keys)
-        self.series_uid, self.repair, self.keep_names = series_uid, tuple(repair or ()), keep_names
+        self.keep_names = keep_names
+        self.options: dict[str, Any] = {
+            "series_uid": series_uid,
+            "repair": tuple(repair or ()),
+            "hu_window": hu_window,
+        }
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Read the series."""
         d = dict(data)
         for key in self.key_iterator(d):
             start = time.perf_counter()
-            d[key] = read_volume(d[key], series_uid=self.series_uid, repair=self.repair)
+            d[key] = read_volume(d[key], **self.options)
             d[key].meta.update({name: "" for name, value in d[key].meta.items() if value is None})
             if not self.keep_names:
                 d[key].meta["name"] = case_name(d[key])

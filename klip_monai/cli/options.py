@@ -93,6 +93,12 @@ RepairOption = Annotated[
     list[Repair] | None,
     typer.Option(metavar="NAME", help="gaps: interpolate missing or unevenly spaced slices, over at most 10 mm."),
 ]
+HUWindowOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LOW,HIGH", help="HU that a NIfTI, NRRD or MetaImage file shows as an 8-bit picture: mapped back."
+    ),
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
 SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]
 
@@ -117,6 +123,14 @@ def overrides_of(
         "device": None if device is Device.auto else f"$torch.device('{device.value}')",
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def numbers_of(text: str, option: str) -> list[float]:
+    """Numbers of an option, separated by commas."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option}: got {text!r}, expected numbers with a comma between them") from None
 
 
 def open_bundle(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:

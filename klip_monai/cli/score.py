@@ -19,6 +19,7 @@ from klip_monai.cli.options import (
     Device,
     DeviceOption,
     EstimatorOption,
+    HUWindowOption,
     Operator,
     OperatorOption,
     RepairOption,
@@ -26,6 +27,7 @@ from klip_monai.cli.options import (
     TwinsOption,
     ViewsOption,
     app,
+    numbers_of,
     open_bundle,
     out,
     overrides_of,
@@ -74,6 +76,7 @@ def score(
     twins: TwinsOption = None,
     series_uid: Annotated[str | None, typer.Option(help="Which series, where there are several (see inspect).")] = None,
     repair: RepairOption = None,
+    hu_window: HUWindowOption = None,
     outputs: Annotated[
         str | None,
         typer.Option(
@@ -104,10 +107,11 @@ def score(
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    if sinogram is not None and (series_uid or operator or views or angle_range or outputs or push):
+    chosen = (series_uid, repair, hu_window, operator, views, angle_range, outputs, push)
+    if sinogram is not None and any(chosen):
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--series-uid, --outputs and --push"
+            "--series-uid, --repair, --hu-window, --outputs and --push"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
@@ -121,6 +125,8 @@ def score(
     overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
     if repair:
         overrides["repair"] = [kind.value for kind in repair]
+    if hu_window is not None:
+        overrides["hu_window"] = numbers_of(hu_window, "--hu-window")
     overrides |= {"overwrite": overwrite, "keep_names": keep_names}
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)

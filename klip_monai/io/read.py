@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from monai.utils import MetaKeys, SpaceKeys
 
 from klip_monai.errors import InputError
+from klip_monai.io.dicom_pixels import PADDING_HU
 from klip_monai.io.source_grid import MAX_AXIS_COSINE, axis_cosines
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ AIR_HU = -200.0
 FILE_SEPARATOR = "\0"
 """No file name can hold it."""
 
+_WHITE = 255.0
+_WINDOW_LIMIT = 32768.0
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIZE = 3
@@ -40,6 +43,7 @@ def read_volume(
     *,
     series_uid: str | None = None,
     repair: Collection[str] = (),
+    hu_window: Sequence[float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> MetaTensor:
     """Read a CT scan as Hounsfield units on its own voxel grid.
@@ -50,6 +54,8 @@ def read_volume(
         series_uid: SeriesInstanceUID, or name in `klip-monai inspect`, where there are several CT series.
         repair: what else to repair: "gaps" interpolates missing or unevenly spaced slices, over at most 10 mm, to a
             regular grid. Repeated slices and a tilted gantry need no asking, as nothing is resampled for them.
+        hu_window: (low, high) HU of the window that a NIfTI, NRRD or MetaImage file of an 8-bit picture, 0 to 255, is
+            known to show: maps it back. Black may be anything from low down and becomes air, -1024 HU.
         progress: called after each DICOM slice with (slices read, slices in total).
 
     Returns:
@@ -91,6 +97,8 @@ def read_volume(
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
         names = series.files
     label = f"series {uid}" if uid else str(path)
+    if hu_window is not None:
+        values, repairs = _from_window(values, hu_window, file_format, label)
     _check_grid(values.shape, affine, label)
     _check_hu(values, label)
     meta = {
@@ -180,6 +188,29 @@ def _check_grid(shape: tuple[int, ...], affine: npt.NDArray[np.float64], label: 
         )
 
 
+def _from_window(
+    values: npt.NDArray[np.float32], window: Sequence[float], file_format: str, label: str
+) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
+    """Map an 8-bit picture of a HU window back to HU, and say so."""
+    if file_format == "dicom":
+        raise InputError(
+            f"hu_window: got {list(window)} for {label}, expected it with NIfTI, NRRD or MetaImage files only: DICOM "
+            "says itself what its values stand for; leave it out"
+        )
+    if len(window) != 2 or not -_WINDOW_LIMIT <= window[0] < window[1] <= _WINDOW_LIMIT:
+        raise InputError(f"hu_window: got {list(window)}, expected two HU, low < high, such as -160,240; correct them")
+    low, high = map(float, window)
+    darkest, brightest = float(values.min()), float(values.max())
+    if not (darkest >= 0.0 and 1.0 < brightest <= _WHITE):
+        raise InputError(
+            f"hu_window: got {label} with values from {darkest:g} to {brightest:g}, expected an 8-bit picture, 0 to "
+            f"{_WHITE:g}; leave it out if they are HU already"
+        )
+    hu = (low + values * ((high - low) / _WHITE)).astype(np.float32)
+    hu[values == 0] = PADDING_HU
+    return hu, (f"8-bit picture of {low:g} to {high:g} HU mapped back, its black taken for air",)
+
+
 def _check_hu(values: npt.NDArray[np.float32], label: str) -> None:
     """Refuse values that cannot be Hounsfield units; minimum and maximum also carry NaN and infinity."""
     low, high = float(values.min()), float(values.max())
@@ -190,5 +221,6 @@ def _check_hu(values: npt.NDArray[np.float32], label: str) -> None:
     if not low < AIR_HU < high:
         raise InputError(
             f"{label}: got values from {low:g} to {high:g}, which are not HU: expected air below and tissue above "
-            f"{AIR_HU:g}; convert again from the original CT series without windowing or normalising"
+            f"{AIR_HU:g}; convert again from the original CT series without windowing or normalising, or say which HU "
+            "an 8-bit picture shows with --hu-window"
         )

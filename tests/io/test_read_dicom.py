@@ -14,11 +14,11 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
-from ct_files import normal_of, refusal, sample_hu, write_enhanced, write_series
+from ct_files import normal_of, refusal, sample_hu, tilted, write_enhanced, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from scipy.spatial.transform import Rotation
 
 from klip_monai.io import list_series, read_volume
@@ -101,18 +101,18 @@ def test_each_slice_uses_its_own_rescale(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_volume(tmp_path)[0].numpy(), hu.transpose(2, 1, 0))
 
 
-@pytest.mark.parametrize("vr", ["implicit", "explicit"])
-def test_padding_becomes_air(tmp_path: Path, vr: str) -> None:
+@pytest.mark.parametrize(("padding", "vr"), [(-2000, "implicit"), (-2000, "explicit"), (-3024, "explicit")])
+def test_padding_becomes_air(tmp_path: Path, padding: int, vr: str) -> None:
     hu = sample_hu()
 
     def edit(k: int, ds: pydicom.Dataset) -> None:
         stored = hu[k].copy()
-        stored[0, :3] = -2000
-        stored[0, 3] = -1990
+        stored[0, :3] = padding
+        stored[0, 3] = padding + 10
         ds.PixelRepresentation, ds.RescaleIntercept = 1, 0
         ds.PixelData = stored.astype("<i2").tobytes()
-        ds.add_new("PixelPaddingValue", "SS", -2000)
-        ds.add_new("PixelPaddingRangeLimit", "SS", -1990)
+        ds.add_new("PixelPaddingValue", "SS", padding)
+        ds.add_new("PixelPaddingRangeLimit", "SS", padding + 10)
         if vr == "implicit":
             ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
 
@@ -147,6 +147,7 @@ def big_endian(ds: pydicom.Dataset) -> None:
         pytest.param(big_endian, id="big-endian"),
         pytest.param(lambda ds: ds.compress(RLELossless), id="rle"),
         pytest.param(lambda ds: ds.compress(JPEG2000Lossless), id="jpeg2000"),
+        pytest.param(lambda ds: ds.compress(JPEGLSLossless), id="jpeg-ls"),
     ],
 )
 def test_encodings_of_pydicom_give_the_same_hu(tmp_path: Path, finish: Callable[[pydicom.Dataset], None]) -> None:
@@ -293,6 +294,62 @@ def test_enhanced_multi_frame_file_lies_where_highdicom_puts_it(tmp_path: Path) 
         points = volume.affine.numpy() @ np.stack([columns, rows, 5 - slices, ones])
         np.testing.assert_allclose(points, expected, atol=1e-9)
     assert list_series(tmp_path)[0].n_slices == 6
+
+
+def test_tilted_enhanced_file_lies_where_its_frames_say(tmp_path: Path) -> None:
+    hu = sample_hu(6)
+    write_enhanced(tmp_path / "enhanced.dcm", hu, orientation=tilted(15.0))
+    volume = read_volume(tmp_path)
+    np.testing.assert_array_equal(volume[0].numpy(), hu.transpose(2, 1, 0))
+    corners = volume.affine.numpy() @ np.array([[0, 0, 0, 1], [11, 15, 0, 1], [0, 0, 5, 1], [11, 15, 5, 1]]).T
+    expected = []
+    for k in (0, 5):
+        to_patient = highdicom.spatial.PixelToReferenceTransformer([-20, -30, 40 + 2 * k], tilted(15.0), [0.8, 0.7])
+        expected.append(to_patient(np.array([[0, 0], [11, 15]])))
+    np.testing.assert_allclose(corners[:3].T * [-1, -1, 1], np.concatenate(expected), atol=1e-9)
+    assert volume.meta["repairs"].startswith("gantry tilt of 15.0 degrees")
+
+
+@pytest.mark.parametrize("kind", ["time", "energy", "cardiac phase"])
+def test_phases_of_an_enhanced_file_are_split_and_read_one_by_one(tmp_path: Path, kind: str) -> None:
+    hu = sample_hu(12)
+
+    def edit(k: int, frame: pydicom.Dataset) -> None:
+        frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 40 + 2 * (k % 6)]
+        item = pydicom.Dataset()
+        if kind == "time":
+            item.TemporalPositionIndex = 1 + k // 6
+            frame.FrameContentSequence = [item]
+        elif kind == "energy":
+            item.KVP = (80, 140)[k // 6]
+            frame.CTXRayDetailsSequence = [item]
+        else:
+            item.NominalPercentageOfCardiacPhase = (35.0, 75.0)[k // 6]
+            frame.CardiacSynchronizationSequence = [item]
+
+    write_enhanced(tmp_path / "enhanced.dcm", hu, edit=edit)
+    first, second = list_series(tmp_path)
+    assert [info.verdict for info in (first, second)] == ["usable", "usable"]
+    assert (first.n_files, first.n_slices, second.n_slices) == (1, 6, 6)
+    assert "choose one with --series-uid" in refusal(tmp_path)
+    for info, part in ((first, hu[:6]), (second, hu[6:])):
+        volume = read_volume(tmp_path, series_uid=info.name)
+        np.testing.assert_array_equal(volume[0].numpy(), part.transpose(2, 1, 0))
+
+
+def test_series_of_two_enhanced_files_is_one_volume(tmp_path: Path) -> None:
+    hu = sample_hu(10)
+    for number, part in enumerate((hu[:5], hu[5:])):
+
+        def move(k: int, frame: pydicom.Dataset, number: int = number) -> None:
+            frame.PlanePositionSequence[0].ImagePositionPatient = [-20, -30, 40 + 2 * (k + 5 * number)]
+
+        write_enhanced(tmp_path / f"{number}.dcm", part, edit=move)
+    ds, other = (pydicom.dcmread(tmp_path / f"{number}.dcm") for number in (0, 1))
+    other.SeriesInstanceUID, other.FrameOfReferenceUID = ds.SeriesInstanceUID, ds.FrameOfReferenceUID
+    other.save_as(tmp_path / "1.dcm")
+    np.testing.assert_array_equal(read_volume(tmp_path)[0].numpy(), hu.transpose(2, 1, 0))
+    assert list_series(tmp_path)[0].n_files == 2
 
 
 @pytest.mark.parametrize(

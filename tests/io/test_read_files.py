@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
-from ct_files import refusal, sample_hu
+from ct_files import refusal, sample_hu, write_series
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
@@ -209,3 +209,33 @@ def test_names_for_outputs_are_safe(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert safe_name(tmp_path / "study.nrrd") == "study.nrrd"
     monkeypatch.chdir(tmp_path / "study.nrrd")
     assert safe_name(".") == "study.nrrd"
+
+
+def picture(tmp_path: Path, hu: np.ndarray, low: float, high: float) -> Path:
+    """An 8-bit picture of a window, as a converter without mercy writes it."""
+    values = np.clip((hu - low) / (high - low) * 255, 0, 255).round().astype(np.uint8)
+    nib.save(nib.Nifti1Image(values, np.diag([-0.7, -0.8, 2.0, 1.0])), tmp_path / "picture.nii.gz")
+    return tmp_path / "picture.nii.gz"
+
+
+def test_picture_of_a_known_window_is_mapped_back_only_when_asked(tmp_path: Path) -> None:
+    hu = np.random.default_rng(0).uniform(-1000, 1000, (6, 7, 8))
+    path = picture(tmp_path, hu, -160, 240)
+    assert "--hu-window" in refusal(path)
+    volume = read_volume(path, hu_window=(-160, 240))
+    inside = (hu > -159) & (hu < 240)
+    np.testing.assert_allclose(volume[0].numpy()[inside], hu[inside], atol=0.8)
+    assert (volume[0].numpy()[hu < -161] == -1024).all()
+    assert (volume[0].numpy()[hu > 240] == 240).all()
+    assert volume.meta["repairs"] == "8-bit picture of -160 to 240 HU mapped back, its black taken for air"
+
+
+def test_window_is_refused_where_the_values_are_no_picture(tmp_path: Path) -> None:
+    hu = np.random.default_rng(0).uniform(-1000, 1000, (6, 7, 8))
+    path = picture(tmp_path, hu, -160, 240)
+    assert "low < high" in refusal(path, hu_window=(240, -160))
+    assert "two HU" in refusal(path, hu_window=(240,))
+    nib.save(nib.Nifti1Image(hu.astype(np.float32), np.eye(4)), tmp_path / "hu.nii.gz")
+    assert "leave it out if they are HU already" in refusal(tmp_path / "hu.nii.gz", hu_window=(-160, 240))
+    write_series(tmp_path / "dicom", sample_hu())
+    assert "leave it out" in refusal(tmp_path / "dicom", hu_window=(-160, 240))

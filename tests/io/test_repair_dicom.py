@@ -13,12 +13,14 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
-from ct_files import refusal, sample_hu, write_series, write_tilted
+from ct_files import refusal, sample_hu, tilted, write_series, write_tilted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from klip_monai.io import index_series, list_series, read_volume
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
+from klip_monai.io.straighten import straighten
 from klip_monai.standard import PriorGrid, standard_slices, to_source_grid
 
 AXES = np.array([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
@@ -218,3 +220,31 @@ def test_dcm2niix_puts_voxels_at_the_same_place(tmp_path: Path) -> None:
     ours = nib.as_closest_canonical(nib.Nifti1Image(volume[0].numpy(), volume.affine.numpy()))
     np.testing.assert_allclose(ours.affine, other.affine, atol=1e-3)
     np.testing.assert_array_equal(ours.get_fdata(), other.get_fdata())
+
+
+def test_straightened_tilt_has_the_grid_that_dcm2niix_corrects_to(tmp_path: Path) -> None:
+    program = shutil.which("dcm2niix") or pytest.importorskip("dcm2niix").bin
+    z, y, x = np.indices((12, 64, 40))
+    hu = (200 * np.sin(x / 9) + 300 * np.sin(y / 7 + z / 3)).round().astype(np.int16)
+
+    def signed(k: int, ds: pydicom.Dataset) -> None:
+        ds.ImagePositionPatient, ds.PixelRepresentation = [-20, -30, 40 + 5 * k], 1
+        ds.GantryDetectorTilt, ds.InstanceNumber = 15.0, k + 1
+
+    write_series(tmp_path / "in", hu, orientation=tilted(15.0), edit=signed)
+    (tmp_path / "out").mkdir()
+    subprocess.run([program, "-z", "n", "-o", tmp_path / "out", tmp_path / "in"], check=True, capture_output=True)
+    (file,) = (tmp_path / "out").glob("*_Tilt_*.nii")
+    other = nib.load(file)
+    volume = read_volume(tmp_path / "in")
+    values, affine = straighten(volume[0].numpy(), volume.affine.numpy(), fill=np.nan)
+    ours, theirs = (nib.as_closest_canonical(image) for image in (nib.Nifti1Image(values, affine), other))
+    np.testing.assert_allclose(ours.affine[:3, :3], theirs.affine[:3, :3], atol=1e-3)
+    assert np.abs(np.subtract(ours.shape, theirs.shape)).max() <= 2
+    places = nib.affines.apply_affine(np.linalg.inv(theirs.affine) @ ours.affine, np.indices(ours.shape).T)
+    np.testing.assert_allclose(places[..., 2], places[..., 2].round(), atol=1e-2)
+    sampled = map_coordinates(np.asarray(theirs.dataobj, np.float64), places.T.reshape(3, -1), order=1, cval=np.nan)
+    difference = np.abs(sampled.reshape(ours.shape) - ours.get_fdata())
+    known = np.isfinite(difference) & (sampled.reshape(ours.shape) > -900)
+    assert known.sum() > 0.8 * hu.size
+    assert np.quantile(difference[known], 0.98) < 25

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from klip_monai.errors import InputError
-from klip_monai.io.dicom_files import DicomFiles
+from klip_monai.io.dicom_files import DicomFiles, ListedFiles
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
 from klip_monai.io.dicom_pixels import check_rescale, frame_headers, iter_stored, numbers, quiet_pydicom, to_hu
 from klip_monai.io.dicom_scan import (
@@ -49,7 +49,7 @@ class CTSeries:
 
 @quiet_pydicom()
 def read_ct_series(
-    path: Path,
+    path: Path | ListedFiles,
     *,
     series_uid: str | None = None,
     fill_gaps: bool = False,
@@ -58,7 +58,8 @@ def read_ct_series(
     """Read one CT series as Hounsfield units, slice by slice into a single array.
 
     Args:
-        path: folder, searched with all its subfolders, DICOMDIR, zip or tar archive, or one multi-frame file.
+        path: folder, searched with all its subfolders, DICOMDIR, zip or tar archive, one multi-frame file, or files
+            listed one by one.
         series_uid: SeriesInstanceUID, or name that `klip-monai inspect` gives it; may be None where there is one CT
             series.
         fill_gaps: interpolate slices that are missing or unevenly spaced, instead of refusing the series.
@@ -149,7 +150,7 @@ def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = Fal
     return grid
 
 
-def _choose(scan: Scan, path: Path, series_uid: str | None) -> str:
+def _choose(scan: Scan, path: Path | ListedFiles, series_uid: str | None) -> str:
     """Pick the one CT series that is meant, or say what is there instead."""
     if scan.damaged:
         raise InputError(

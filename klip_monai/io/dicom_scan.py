@@ -85,17 +85,19 @@ def scan_headers(files: DicomFiles) -> Scan:
     return scan
 
 
-def pseudonym(key: str) -> str:
+def pseudonym(key: str, *, digits: int = 8) -> str:
     """Name of a volume that tells nothing about the patient.
 
     Args:
         key: of :attr:`Scan.volumes`.
+        digits: how many hexadecimal digits tell series apart; eight do for some thousand series.
 
     Returns:
-        `ct-` and eight digits of the SHA-256 of the series UID, then `.1`, `.2`, ... if the series has several volumes.
+        `ct-` and that many digits of the SHA-256 of the series UID, then `.1`, `.2`, ... if the series has
+        several volumes.
     """
     uid, _, number = key.partition("#")
-    return f"ct-{hashlib.sha256(uid.encode()).hexdigest()[:8]}" + (f".{number}" if number else "")
+    return f"ct-{hashlib.sha256(uid.encode()).hexdigest()[:digits]}" + (f".{number}" if number else "")
 
 
 def describe(key: str, headers: Sequence[Dataset]) -> str:

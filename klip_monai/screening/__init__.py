@@ -1,0 +1,1 @@
+"""Screening archives: find series, score them resumably on one machine or a cluster, and report."""

@@ -75,7 +75,7 @@ def read_ct_series(
     with DicomFiles(path) as files:
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
-        label = f"series {key}" if key else str(path)
+        label = f"series {key}" if key and isinstance(path, Path) else str(path)
         headers = slice_headers(scan.volumes[key], files, label)
         grid = plan_series(headers, label, fill_gaps=fill_gaps)
         slices = np.empty((grid.n_slices, headers[0].Rows, headers[0].Columns), dtype=np.float32)

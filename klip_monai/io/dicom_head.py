@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from io import BufferedIOBase, RawIOBase
+from typing import Any, BinaryIO, cast
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from klip_monai.io.dicom_scan import Header
+
+Readable = BinaryIO | BufferedIOBase | RawIOBase
 
 HEAD_BYTES = 16 * 2**10
 """So much of a file is read at first; the tags of most images lie within."""
@@ -47,7 +50,7 @@ class _NotPlainError(Exception):
     """Something that is left to pydicom."""
 
 
-def read_head(stream: BinaryIO) -> Header | None:
+def read_head(stream: Readable) -> Header | None:
     """Read the tags that tell what a file is and which series it belongs to.
 
     Plain little-endian headers are read here, in a tenth of the time pydicom takes; all others by pydicom.
@@ -61,19 +64,19 @@ def read_head(stream: BinaryIO) -> Header | None:
     Raises:
         Exception: a damaged header; pydicom raises many types.
     """
-    data = stream.read(HEAD_BYTES)
+    data = stream.read(HEAD_BYTES) or b""
     if data[128:132] != b"DICM":
         return None
-    for more in (_MORE_BYTES, 0):
-        complete = len(data) < HEAD_BYTES
+    for wanted, more in ((HEAD_BYTES, _MORE_BYTES), (HEAD_BYTES + _MORE_BYTES, 0)):
+        complete = len(data) < wanted
         try:
             return parse_head(data, complete=complete)
         except (_NotPlainError, struct.error):
             if complete or not more:
                 break
-            data += stream.read(more)
+            data += stream.read(more) or b""
     stream.seek(0)
-    return dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS.values()))
+    return dcmread(cast(BinaryIO, stream), stop_before_pixels=True, specific_tags=list(_TAGS.values()))
 
 
 def parse_head(data: bytes, *, complete: bool) -> Mapping[str, Any]:

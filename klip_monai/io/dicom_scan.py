@@ -126,7 +126,9 @@ def is_enhanced(header: Dataset) -> bool:
 
 def text(header: Header, keyword: str) -> str:
     """Value of a tag on one line, without control characters that would act on a terminal."""
-    value = "".join(letter if letter.isprintable() else " " for letter in str(header.get(keyword) or ""))
+    value = str(header.get(keyword) or "")
+    if not value.isprintable():
+        value = "".join(letter if letter.isprintable() else " " for letter in value)
     return " ".join(value.split())
 
 

@@ -88,7 +88,7 @@ def read_volume(
         file_format = "dicom"
         series = _read_dicom(path, series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
-    label = f"series {uid}" if uid else str(path)
+    label = f"series {uid}" if uid and isinstance(path, Path) else str(path)
     _check_grid(values.shape, affine, label)
     _check_hu(values, label)
     meta = {

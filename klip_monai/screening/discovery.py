@@ -160,13 +160,14 @@ class ArchiveIndex:
             filters: which are wanted.
         """
         rows = self._db.execute(
-            "SELECT one.id, one.parent, one.volume, one.is_dicom, one.name, one.key, one.modality, one.description, "
-            "one.body_part, one.n_files, one.n_slices, one.rows, one.columns, one.date, one.copies, other.name "
+            "SELECT one.id, one.parent, one.volume, one.is_dicom, one.date, other.name, "
+            "one.name, one.key, one.modality, one.description, one.body_part, "
+            "one.n_files, one.n_slices, one.rows, one.columns, one.copies "
             "FROM series AS one LEFT JOIN series AS other ON other.id = one.duplicate_of "
             "WHERE NOT one.split ORDER BY one.name"
         )
-        for ident, parent, volume, is_dicom, *values, day, copies, original in rows:
-            found = FoundSeries(*values, date=_date(day), copies=copies, duplicate_of=original or "")
+        for ident, parent, volume, is_dicom, day, original, *values in rows:
+            found = replace(FoundSeries(*values), date=_date(day), duplicate_of=original or "")
             reason = filters.reason_to_skip(found)
             files: ListedFiles | Path | None = None
             if not reason:
@@ -293,7 +294,7 @@ class ArchiveIndex:
 
     def _series_id(self, facts: Facts) -> int:
         """Number of a series; a new one takes its description from this file, and a name no other has."""
-        ident = self._ids.get(facts.key) or self._one("SELECT id FROM series WHERE key = ?", (facts.key,))
+        ident: Any = self._ids.get(facts.key) or self._one("SELECT id FROM series WHERE key = ?", (facts.key,))
         if ident is None:
             names = (pseudonym(facts.key, digits=digits) for digits in _DIGITS)
             name = next(name for name in names if not self._one("SELECT count(*) FROM series WHERE name = ?", (name,)))

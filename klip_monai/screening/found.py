@@ -26,8 +26,8 @@ class FoundSeries:
         n_slices: number of slices; 0 if unknown before reading (NIfTI, NRRD).
         rows: rows of a slice; 0 if unknown.
         columns: columns of a slice; 0 if unknown.
-        date: SeriesDate, or else StudyDate; None if the files do not say. Private.
         copies: number of further copies of its files in the archive.
+        date: SeriesDate, or else StudyDate; None if the files do not say. Private.
         duplicate_of: name of the series that has the same images under another key; else empty.
         reason: why it is not to be scored; empty if it is.
         files: what :func:`klip_monai.io.read_volume` reads it from; None where there is a reason not to. Private.
@@ -42,8 +42,8 @@ class FoundSeries:
     n_slices: int = 0
     rows: int = 0
     columns: int = 0
-    date: date | None = None
     copies: int = 0
+    date: date | None = None
     duplicate_of: str = ""
     reason: str = ""
     files: ListedFiles | Path | None = None

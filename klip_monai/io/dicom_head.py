@@ -43,7 +43,7 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _UNDEFINED = 0xFFFFFFFF
 _LONG = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
-_EXPLICIT, _IMPLICIT, _LENGTH = struct.Struct("<HH2sH"), struct.Struct("<HHI"), struct.Struct("<I")
+_EXPLICIT, _LENGTH = struct.Struct("<HH2sH"), struct.Struct("<I")
 
 
 class _NotPlainError(Exception):
@@ -118,30 +118,26 @@ def _elements(
     """Collect the values of wanted elements; gives where the first element after `last` begins, or the end."""
     depth, previous, end = 0, 0, len(data)
     while at < end:
-        if explicit:
-            group, element, vr, length = _EXPLICIT.unpack_from(data, at)
-            tag = group << 16 | element
-            if group == 0xFFFE:
-                (length,) = _LENGTH.unpack_from(data, at + 4)
-                value = at + 8
-            elif vr in _SHORT:
-                value = at + 8
-            elif vr in _LONG:
-                (length,) = _LENGTH.unpack_from(data, at + 8)
-                value = at + 12
-                if length == _UNDEFINED and vr != b"SQ":
-                    raise _NotPlainError
-            else:
-                raise _NotPlainError
-        else:
-            group, element, length = _IMPLICIT.unpack_from(data, at)
-            tag, value = group << 16 | element, at + 8
+        group, element, vr, short = _EXPLICIT.unpack_from(data, at)
+        tag = group << 16 | element
         if not depth:
             if tag > last:
                 return at
             if tag <= previous:
                 raise _NotPlainError
             previous = tag
+        if not explicit or group == 0xFFFE:
+            (length,) = _LENGTH.unpack_from(data, at + 4)
+            value = at + 8
+        elif vr in _SHORT:
+            length, value = short, at + 8
+        elif vr in _LONG:
+            (length,) = _LENGTH.unpack_from(data, at + 8)
+            value = at + 12
+            if length == _UNDEFINED and vr != b"SQ":
+                raise _NotPlainError
+        else:
+            raise _NotPlainError
         # A sequence or item of undefined length lasts to its delimiter (PS3.5, 7.5).
         if length == _UNDEFINED:
             depth, at = depth + 1, value

@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from klip_monai.errors import InputError, OutputError
 from klip_monai.io.dicom_files import DicomFile, DicomFiles, ListedFiles, Member
 from klip_monai.io.dicom_pixels import quiet_pydicom
-from klip_monai.io.dicom_scan import pseudonym, scan_headers
+from klip_monai.io.dicom_scan import n_frames, pseudonym, scan_headers
 from klip_monai.screening.found import FoundSeries, SeriesFilter
 from klip_monai.screening.headers import (
     ARCHIVE,
@@ -347,20 +348,21 @@ class ArchiveIndex:
             located = dict(self._located(ident))
             with quiet_pydicom(), DicomFiles(ListedFiles(name, tuple(located))) as files:
                 volumes = list(scan_headers(files).volumes.values())
-            self._db.execute(
-                "UPDATE series SET looked_at = ?, split = ? WHERE id = ?", (content, len(volumes) > 1, ident)
-            )
-            for number, headers in enumerate(volumes if len(volumes) > 1 else [], start=1):
+            sources = [list(dict.fromkeys(header.source for header in headers)) for headers in volumes]
+            if len(volumes) == 1 or len(set(chain(*sources))) < sum(map(len, sources)):  # volumes within one file
+                volumes, sources = [], []
+            self._db.execute("UPDATE series SET looked_at = ?, split = ? WHERE id = ?", (content, bool(volumes), ident))
+            for number, (headers, held) in enumerate(zip(volumes, sources, strict=True), start=1):
                 self._db.executemany(
                     "UPDATE files SET volume = ? WHERE folder = ? AND name = ?",
-                    [(number, *located[header.source]) for header in headers],
+                    [(number, *located[source]) for source in held],
                 )
                 self._db.execute(
                     "INSERT INTO series (key, name, is_dicom, modality, description, body_part, rows, columns, date, "
                     "n_files, n_slices, copies, parent, volume) "
                     "SELECT ?, ?, is_dicom, modality, description, body_part, rows, columns, date, ?, ?, 0, id, ? "
                     "FROM series WHERE id = ?",
-                    (f"{key}#{number}", f"{name}.{number}", len(headers), len(headers), number, ident),
+                    (f"{key}#{number}", f"{name}.{number}", len(held), sum(map(n_frames, headers)), number, ident),
                 )
             self._commit()
 

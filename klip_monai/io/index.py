@@ -17,7 +17,8 @@ from klip_monai.io.dicom import plan_series
 from klip_monai.io.dicom_files import DicomFiles
 from klip_monai.io.dicom_geometry import LPS_TO_RAS
 from klip_monai.io.dicom_pixels import numbers, quiet_pydicom
-from klip_monai.io.dicom_scan import n_frames, pseudonym, scan_headers, text
+from klip_monai.io.dicom_scan import n_frames, scan_headers, text
+from klip_monai.io.names import pseudonym
 
 Verdict = Literal["usable", "usable after repair", "refused"]
 _PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}

@@ -15,7 +15,8 @@ from typing import Any
 from klip_monai.errors import InputError, OutputError
 from klip_monai.io.dicom_files import DicomFile, DicomFiles, ListedFiles, Member
 from klip_monai.io.dicom_pixels import quiet_pydicom
-from klip_monai.io.dicom_scan import n_frames, pseudonym, scan_headers
+from klip_monai.io.dicom_scan import n_frames, scan_headers
+from klip_monai.io.names import pseudonym
 from klip_monai.screening.found import FoundSeries, SeriesFilter
 from klip_monai.screening.headers import (
     ARCHIVE,

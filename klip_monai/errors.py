@@ -17,3 +17,11 @@ class BundleError(KlipError, ValueError):
 
 class OutputError(KlipError, OSError):
     """A place that cannot be written to."""
+
+
+def known_error(error: BaseException) -> KlipError | None:
+    """The KlipError behind an error that MONAI's transforms and engines wrapped, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KlipError):
+        seen = seen.__cause__ or seen.__context__
+    return seen

@@ -201,10 +201,12 @@ class Ledger:
         for row in self._sql.execute(f"SELECT {names} FROM series ORDER BY name"):
             yield _entry(row)
 
-    def provenance(self, name: str) -> dict[str, Any] | None:
-        """How a series was scored; None unless it was."""
+    def provenance(self, name: str | None = None) -> dict[str, Any] | None:
+        """How a series was scored, or without a name the first that was; None unless it was."""
         row = self._sql.execute(
-            "SELECT content FROM series JOIN provenance ON provenance.id = series.provenance WHERE name = ?", (name,)
+            "SELECT content FROM series JOIN provenance ON provenance.id = series.provenance "
+            "WHERE ?1 IS NULL OR name = ?1 ORDER BY name LIMIT 1",
+            (name,),
         ).fetchone()
         return None if row is None else json.loads(row[0])
 

@@ -7,7 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from monai.transforms import Compose
 
 from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.errors import BundleError, InputError, OutputError, known_error
+from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
 from klip_monai.screening.reasons import group_of, without_names
@@ -124,10 +125,25 @@ def failed(entry: Entry, reason: str, group: str) -> Entry:
     return replace(entry, state=State.failed, reason=reason, group=group)
 
 
-def describe(model: Model) -> tuple[dict[str, Any], int]:
-    """Open a model and tell what its scores depend on, JSON-able, and how many slices a batch may have here."""
+@dataclass(frozen=True)
+class Description:
+    """What is to be known of a model before it scores.
+
+    Attributes:
+        settings: everything that its results depend on, but for the batch size; JSON-able.
+        batch_size: slices that fit the device together.
+        reference: what its scores are compared with.
+    """
+
+    settings: Mapping[str, Any]
+    batch_size: int
+    reference: IDReference
+
+
+def describe(model: Model) -> Description:
+    """Open a model and tell what its scores depend on."""
     opened = _opened(model)
-    return opened.settings, opened.fitting_batch()
+    return Description(opened.settings, opened.fitting_batch(), opened.reference)
 
 
 def _crash(error: BaseException) -> tuple[str, str]:
@@ -170,11 +186,11 @@ class _Scorer:
         self._grid, self._inferer, self._network, self._device = (
             parts[name] for name in ("grid", "inferer", "network", "device")
         )
-        info = bundle_info(model.root)
+        info, self.reference = bundle_info(model.root), parts["reference"]
         self.settings = {
             "bundle": info.name,
             "bundle_version": info.version,
-            "reference": parts["reference"].key,
+            "reference": settings_key(asdict(self.reference)),
             "seed": model.seed,
             "outputs": list(model.outputs),
             **parts["settings"],

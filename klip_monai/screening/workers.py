@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from klip_monai.errors import InputError, KlipError
-from klip_monai.screening.scorer import Job, Model, Outcome, describe, score_one
+from klip_monai.screening.scorer import Description, Job, Model, Outcome, describe, score_one
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -52,7 +52,7 @@ class Workers(Protocol):
     capacity: int
     dashboard: str
 
-    def describe(self, model: Model) -> tuple[dict[str, Any], int]:
+    def describe(self, model: Model) -> Description:
         """See :func:`klip_monai.screening.scorer.describe`."""
         ...
 
@@ -84,7 +84,7 @@ class InProcess:
         self._started: dict[str, float] = {}
         self._stop = threading.Event()
 
-    def describe(self, model: Model) -> tuple[dict[str, Any], int]:
+    def describe(self, model: Model) -> Description:
         """Open the model here."""
         return describe(model)
 
@@ -200,7 +200,7 @@ class DaskWorkers:
         """Scans to hand over at a time; follows the cluster as it grows and shrinks."""
         return _A_WORKER * max(1, len(self._client.nthreads()), self._own or 0)
 
-    def describe(self, model: Model) -> tuple[dict[str, Any], int]:
+    def describe(self, model: Model) -> Description:
         """Open the model on one worker."""
         try:
             self._client.wait_for_workers(1, timeout=_PATIENCE)
@@ -208,8 +208,9 @@ class DaskWorkers:
             raise InputError(
                 f"--scheduler: got no worker within {_PATIENCE}, expected one at least; start `dask worker`"
             ) from error
-        settings, batch_size = self._client.submit(_describe_here, model, self._threads, self._own, pure=False).result()
-        return settings, batch_size
+        described = self._client.submit(_describe_here, model, self._threads, self._own, pure=False)
+        result: Description = described.result()
+        return result
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Hand a scan to the scheduler."""
@@ -266,7 +267,7 @@ def _score_here(job: Job, threads: int | None, own: int | None) -> Outcome:
     return score_one(replace(job, entry=entry, model=_placed(job.model, threads, own)))
 
 
-def _describe_here(model: Model, threads: int | None, own: int | None) -> tuple[dict[str, Any], int]:
+def _describe_here(model: Model, threads: int | None, own: int | None) -> Description:
     return describe(_placed(model, threads, own))
 
 

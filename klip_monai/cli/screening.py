@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -21,9 +21,7 @@ from klip_monai.cli.options import (
     BundleOption,
     Device,
     DeviceOption,
-    Estimator,
     EstimatorOption,
-    Operator,
     OperatorOption,
     SeedOption,
     TwinsOption,

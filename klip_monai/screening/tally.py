@@ -42,7 +42,7 @@ class Tally:
         if entry.state is State.scored:
             self.slices += entry.n_slices
             phases = (("read", entry.read_seconds), ("score", entry.score_seconds), ("write", entry.write_seconds))
-            self.seconds.update(dict(phases))  # type: ignore[arg-type]  # a Counter of float
+            self.seconds.update(dict(phases))
 
     @property
     def elapsed(self) -> float:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _A_WORKER = 3  # scans: one is read, one scored, one written
 _THREADS = 2  # of a Dask worker; scans wait with the scheduler rather than with a worker that may die
 _TOPIC = "klip-screen"
-_PATIENCE = "120s"
+_PATIENCE = 120.0  # s
 _SCHEDULER = {
     "distributed.scheduler.allowed-failures": 0,  # we count, and try again one at a time
     "distributed.scheduler.worker-saturation": 1.0,
@@ -42,15 +42,17 @@ class WorkerDiedError(Exception):
 
 
 class Workers(Protocol):
-    """Where scans are scored.
+    """Where scans are scored."""
 
-    Attributes:
-        capacity: scans to hand over at a time, waiting ones included.
-        dashboard: address of a web page that shows the workers; empty if there is none.
-    """
+    @property
+    def capacity(self) -> int:
+        """Scans to hand over at a time, waiting ones included."""
+        ...
 
-    capacity: int
-    dashboard: str
+    @property
+    def dashboard(self) -> str:
+        """Address of a web page that shows the workers; empty if there is none."""
+        ...
 
     def describe(self, model: Model) -> Description:
         """See :func:`klip_monai.screening.scorer.describe`."""
@@ -206,7 +208,7 @@ class DaskWorkers:
             self._client.wait_for_workers(1, timeout=_PATIENCE)
         except TimeoutError as error:
             raise InputError(
-                f"--scheduler: got no worker within {_PATIENCE}, expected one at least; start `dask worker`"
+                f"--scheduler: got no worker within {_PATIENCE:.0f} s, expected one at least; start `dask worker`"
             ) from error
         described = self._client.submit(_describe_here, model, self._threads, self._own, pure=False)
         result: Description = described.result()

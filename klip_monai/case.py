@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from klip_monai import __version__
 from klip_monai.errors import InputError
 from klip_monai.io.atomic import publish
+from klip_monai.io.dicom_pixels import PADDING_HU
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.preview import write_preview
+from klip_monai.io.straighten import leans, straighten
 from klip_monai.io.summary import write_summary
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
 
@@ -127,7 +129,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "description": reference.description,
             "calibration": asdict(reference.expected),
         },
-        "remarks": remarks(values.shape[2], reference),
+        "remarks": _reading_remarks(volume) + remarks(values.shape[2], reference),
         "provenance": dict(case.provenance),
         "versions": versions(),
     }
@@ -153,6 +155,20 @@ def remarks(slices: int, reference: IDReference) -> list[str]:
     ]
 
 
+def _reading_remarks(volume: MetaTensor) -> list[str]:
+    """What was repaired in the scan, and how the files show a tilted one, in sentences."""
+    repairs, found = volume.meta.get("repairs"), []
+    if repairs:
+        found.append(f"reading: {repairs}.")
+    if leans(np.asarray(volume.affine, dtype=np.float64)):
+        found.append(
+            "gantry tilt: scored on the slices as they were acquired, and DICOM outputs lie on them. NIfTI, seg.nrrd "
+            "and preview cannot be tilted: each slice is moved within its plane to a straight grid, labels by the "
+            "nearest voxel, the heat map linearly."
+        )
+    return found
+
+
 def save_case(case: Case, output_dir: str | Path, *, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, Any]:
     """Write all files of a case, or none.
 
@@ -174,12 +190,15 @@ def save_case(case: Case, output_dir: str | Path, *, outputs: Sequence[str] = DE
     names = file_names(summary["name"], outputs)
     affine = np.asarray(case.volume.affine, dtype=np.float64)
     ct, nats, label_values = (part[0].cpu().numpy() for part in (case.volume, case.heatmap, case.labels))
+    ct, _ = straighten(ct, affine, fill=PADDING_HU)
+    nats, _ = straighten(nats, affine)
+    label_values, straight = straighten(label_values, affine, nearest=True)
     with publish(output_dir, last=names["summary"]) as staging:
         if "nifti" in outputs:
-            write_heatmap(staging / names["heatmap"], nats, affine)
-            write_labels(staging / names["labels"], label_values, affine)
+            write_heatmap(staging / names["heatmap"], nats, straight)
+            write_labels(staging / names["labels"], label_values, straight)
         if "seg-nrrd" in outputs:
-            write_segmentation(staging / names["segmentation"], label_values, affine)
+            write_segmentation(staging / names["segmentation"], label_values, straight)
         if {"dicom-seg", "dicom-pm"} & set(outputs):
             _write_dicom(case, staging, names)
         write_preview(
@@ -187,7 +206,7 @@ def save_case(case: Case, output_dir: str | Path, *, outputs: Sequence[str] = DE
             ct,
             nats,
             label_values,
-            affine,
+            straight,
             title=summary["name"],
             scale=_scale(reference),
             thresholds=(reference.suspicious, reference.strong),
@@ -221,8 +240,7 @@ def _write_dicom(case: Case, folder: Path, names: Mapping[str, str]) -> None:
             f"outputs: got {meta['format']} without a DICOM series, expected one for dicom-seg and dicom-pm, which are "
             "filed with its study; leave them out"
         )
-    x, y, z = (int(size) for size in case.volume.shape[1:])
-    source = source_headers(meta["filename_or_obj"], series_uid=meta["series_uid"], shape=(x, y, z), affine=affine)
+    source = source_headers(case.volume)
     algorithm = Algorithm(provenance["bundle"], provenance["bundle_version"], provenance.get("key", ""))
     if "dicom_seg" in names:
         write_dicom_seg(folder / names["dicom_seg"], case.labels[0], affine, source=source, algorithm=algorithm)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ Data = dict[Hashable, Any]
 
 
 class LoadSeriesd(MapTransform):
-    """Read each key's path (a DICOM folder, NIfTI, NRRD or MetaImage file) as a volume.
+    """Read each key's path (a DICOM folder or archive, NIfTI, NRRD or MetaImage file) as a volume.
 
     Unlike ``LoadImaged`` it never mixes series and refuses what it cannot place exactly, see
     :func:`klip_monai.io.read.read_volume`. Output: MetaTensor float32 HU (1, X, Y, Z); its meta gains ``read_seconds``
@@ -35,18 +35,21 @@ class LoadSeriesd(MapTransform):
     Args:
         keys: keys of paths.
         series_uid: which series to read where a folder holds several.
+        repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
     """
 
-    def __init__(self, keys: KeysCollection, *, series_uid: str | None = None) -> None:
+    def __init__(
+        self, keys: KeysCollection, *, series_uid: str | None = None, repair: Collection[str] | None = None
+    ) -> None:
         super().__init__(keys)
-        self.series_uid = series_uid
+        self.series_uid, self.repair = series_uid, tuple(repair or ())
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Read the series."""
         d = dict(data)
         for key in self.key_iterator(d):
             start = time.perf_counter()
-            d[key] = read_volume(d[key], series_uid=self.series_uid)
+            d[key] = read_volume(d[key], series_uid=self.series_uid, repair=self.repair)
             d[key].meta.update({name: "" for name, value in d[key].meta.items() if value is None})
             d[key].meta["read_seconds"] = time.perf_counter() - start
             d[key].meta["read_at"] = time.perf_counter()

@@ -51,6 +51,12 @@ class Estimator(str, Enum):
     trajectory = "trajectory"
 
 
+class Repair(str, Enum):
+    """Repairs that resample the scan, and so are made only when asked for."""
+
+    gaps = "gaps"
+
+
 class Device(str, Enum):
     """Where to compute."""
 
@@ -82,6 +88,10 @@ EstimatorOption = Annotated[
 TwinsOption = Annotated[
     int | None,
     typer.Option(min=0, help="Look-alikes that each slice is measured against; each costs a run.  \\[default: 0]"),
+]
+RepairOption = Annotated[
+    list[Repair] | None,
+    typer.Option(metavar="NAME", help="gaps: interpolate missing or unevenly spaced slices, over at most 10 mm."),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
 SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]

@@ -18,6 +18,7 @@ from klip_monai.cli.options import (
     EstimatorOption,
     Operator,
     OperatorOption,
+    RepairOption,
     SeedOption,
     TwinsOption,
     ViewsOption,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 def score(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     path: Annotated[
-        Path | None, typer.Argument(metavar="INPUT", help="DICOM folder, or NIfTI, NRRD or MetaImage file.")
+        Path | None, typer.Argument(metavar="INPUT", help="DICOM folder or archive, or NIfTI, NRRD or MetaImage file.")
     ] = None,
     sinogram: Annotated[
         Path | None, typer.Option(help="Instead of INPUT: raw line integrals, .npy, .npz, .mat, .h5 or .hdf5.")
@@ -51,7 +52,8 @@ def score(
     angle_range: AngleOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
-    series_uid: Annotated[str | None, typer.Option(help="Which series, where the folder holds several.")] = None,
+    series_uid: Annotated[str | None, typer.Option(help="Which series, where there are several (see inspect).")] = None,
+    repair: RepairOption = None,
     outputs: Annotated[
         str | None,
         typer.Option(
@@ -81,6 +83,8 @@ def score(
         return
     assert path is not None
     overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
+    if repair:
+        overrides["repair"] = [kind.value for kind in repair]
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)
     with progress_bar() as bar:

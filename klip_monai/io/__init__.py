@@ -6,14 +6,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klip_monai.io.dicom import SeriesInfo, list_series
+    from klip_monai.io.index import SeriesIndex, SeriesInfo, index_series, list_series
     from klip_monai.io.read import read_volume
 
-__all__ = ["SeriesInfo", "list_series", "read_volume"]
+__all__ = ["SeriesIndex", "SeriesInfo", "index_series", "list_series", "read_volume"]
 
 _MODULES = {
-    "SeriesInfo": "klip_monai.io.dicom",
-    "list_series": "klip_monai.io.dicom",
+    "SeriesIndex": "klip_monai.io.index",
+    "SeriesInfo": "klip_monai.io.index",
+    "index_series": "klip_monai.io.index",
+    "list_series": "klip_monai.io.index",
     "read_volume": "klip_monai.io.read",
 }
 

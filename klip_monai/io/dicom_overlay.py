@@ -89,13 +89,12 @@ def write_dicom_seg(
     """
     path = _dcm(path)
     voxels = as_labels(labels)
-    volume = _volume(voxels, as_affine(affine), source)
     if not voxels.any():  # one empty frame says the same as one for each slice and segment
-        volume = volume[:1]
+        voxels = voxels[..., :1]
     with _named_refusal(path):
         segmentation = DicomSegmentation(
             source_images=source,
-            pixel_array=volume,
+            **_frames(voxels, as_affine(affine, may_lean=True)),
             segmentation_type=SegmentationTypeValues.BINARY,
             segment_descriptions=[_segment(number, source, algorithm) for number in range(len(SEGMENTS))],
             content_label="KLIP",
@@ -150,7 +149,7 @@ def write_dicom_pm(
     with _named_refusal(path):
         parametric_map = ParametricMap(
             source_images=source,
-            pixel_array=_volume(voxels, as_affine(affine), source),
+            **_frames(voxels, as_affine(affine, may_lean=True)),
             contains_recognizable_visual_features=False,
             real_world_value_mappings=[mapping],
             voi_lut_transformations=[
@@ -167,15 +166,20 @@ def write_dicom_pm(
     return path
 
 
-def _volume(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64], source: Sequence[Dataset]) -> hd.Volume:
-    """(X, Y, Z) on a RAS grid as highdicom's (slice, row, column) on an LPS grid."""
-    frame_of_reference = str(source[0].FrameOfReferenceUID)
-    return hd.Volume(
-        voxels.transpose(2, 1, 0),
-        affine=(LPS_TO_RAS @ affine)[:, [2, 1, 0, 3]],
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=frame_of_reference,
-    )
+def _frames(voxels: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """(X, Y, Z) on a RAS grid as frames (slice, row, column) and their planes; the slice axis may lean."""
+    lps = LPS_TO_RAS @ affine
+    column_mm, row_mm = np.linalg.norm(lps[:3, :2], axis=0)
+    slice_mm = abs(np.linalg.det(lps[:3, :3])) / (column_mm * row_mm)
+    places = [lps[:3, 3] + k * lps[:3, 2] for k in range(voxels.shape[2])]
+    return {
+        "pixel_array": voxels.transpose(2, 1, 0),
+        "pixel_measures": hd.PixelMeasuresSequence((row_mm, column_mm), slice_mm, slice_mm),
+        "plane_orientation": hd.PlaneOrientationSequence(
+            "PATIENT", [*(lps[:3, 0] / column_mm), *(lps[:3, 1] / row_mm)]
+        ),
+        "plane_positions": [hd.PlanePositionSequence("PATIENT", place) for place in places],
+    }
 
 
 def _sort_frames(parametric_map: Dataset) -> None:

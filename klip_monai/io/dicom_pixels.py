@@ -17,6 +17,7 @@ from pydicom.pixels import iter_pixels
 from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
 from klip_monai.errors import InputError
+from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
 
 PADDING_HU = -1024.0
 """Value of pixels outside the field of view: air at the lower end of the usual CT range."""
@@ -29,6 +30,7 @@ _FUNCTIONAL_GROUPS = (
     "PixelMeasuresSequence",
     "PlanePositionSequence",
     "PlaneOrientationSequence",
+    "FrameContentSequence",
     "PixelValueTransformationSequence",
 )
 _JPEG_END = b"\xff\xd9"
@@ -100,57 +102,58 @@ def check_rescale(header: Dataset, label: str) -> tuple[float, float]:
     return slope, intercept
 
 
-def frame_headers(path: Path) -> list[Dataset]:
+def frame_headers(header: Dataset, files: DicomFiles) -> list[Dataset]:
     """Give each frame of a multi-frame (enhanced) CT file the header that a single-frame file would have.
 
     Args:
-        path: file of Enhanced CT or Legacy Converted Enhanced CT Image Storage.
+        header: of a file of Enhanced CT or Legacy Converted Enhanced CT Image Storage.
+        files: where it lies, open.
 
     Returns:
-        One dataset a frame with size, geometry, rescale and padding tags, in file order.
+        One dataset a frame with size, geometry, phase, rescale and padding tags, in file order.
     """
-    image = dcmread(path, stop_before_pixels=True)
-    headers = []
-    for frame in image.get("PerFrameFunctionalGroupsSequence") or []:
-        header = Dataset()
+    with files.open(header.source, limit=HEADER_BYTES) as stream:
+        image = dcmread(stream, stop_before_pixels=True)
+    frames = []
+    for per_frame in image.get("PerFrameFunctionalGroupsSequence") or []:
+        frame = Dataset()
         for keyword in _FRAME_TAGS:
             if keyword in image:
-                header[keyword] = image[keyword]
-        for groups in [*(image.get("SharedFunctionalGroupsSequence") or []), frame]:
+                frame[keyword] = image[keyword]
+        for groups in [*(image.get("SharedFunctionalGroupsSequence") or []), per_frame]:
             for keyword in _FUNCTIONAL_GROUPS:
                 for item in groups.get(keyword) or []:
-                    header.update(item)
-        header.filename, header.file_meta = image.filename, image.file_meta
-        headers.append(header)
-    return headers
+                    frame.update(item)
+        frame.filename, frame.source, frame.file_meta = header.filename, header.source, image.file_meta
+        frames.append(frame)
+    return frames
 
 
-def iter_stored(headers: Sequence[Dataset], order: npt.NDArray[np.intp], label: str) -> Iterator[npt.NDArray[Any]]:
+def iter_stored(headers: Sequence[Dataset], files: DicomFiles, label: str) -> Iterator[npt.NDArray[Any]]:
     """Decode the slices of a series one after the other.
 
     Args:
         headers: one dataset a slice, from single-frame files or all frames of one multi-frame file.
-        order: index of the header of each slice to decode.
+        files: where they lie, open.
         label: what the error messages call the series.
 
     Yields:
-        Stored pixel values of one slice, (rows, columns).
+        Stored pixel values of one slice, (rows, columns), in the order of the headers.
 
     Raises:
         InputError: truncated or undecodable pixels.
     """
-    paths = [Path(str(header.filename)) for header in headers]
-    multi_frame = len(set(paths)) < len(paths)
-    frames = _decode_frames(paths[0], order.tolist()) if multi_frame else iter(())
-    for index in order:
+    multi_frame = len(headers) > 1 and headers[0].source == headers[1].source
+    frames = _decode_frames(files, headers[0].source) if multi_frame else iter(())
+    for header in headers:
         try:
-            stored = next(frames) if multi_frame else _decode_file(paths[index])
-            if stored.shape != (headers[index].Rows, headers[index].Columns):
+            stored = next(frames) if multi_frame else _decode_file(files, header.source)
+            if stored.shape != (header.Rows, header.Columns):
                 raise ValueError(f"decoded to {stored.shape}")
         except Exception as error:  # decoders raise many types; the reason is kept as the cause
             raise InputError(
-                f"{label}, {paths[index].name!r}: got pixels that are cut off or cannot be decoded "
-                f"({_syntax(headers[index])}), expected a complete image; copy the file again or convert it to "
+                f"{label}, {Path(header.filename).name!r}: got pixels that are cut off or cannot be decoded "
+                f"({_syntax(header)}), expected a complete image; copy the file again or convert it to "
                 "uncompressed DICOM (gdcmconv --raw)"
             ) from error
         yield stored
@@ -184,18 +187,20 @@ def to_hu(stored: npt.NDArray[Any], header: Dataset, label: str) -> npt.NDArray[
     return values
 
 
-def _decode_file(path: Path) -> npt.NDArray[Any]:
+def _decode_file(files: DicomFiles, file: DicomFile) -> npt.NDArray[Any]:
     """Stored pixel values of a single-frame file."""
-    dataset = dcmread(path)
+    with files.open(file) as stream:
+        dataset = dcmread(stream)
     _require_jpeg_end(dataset, 1)
     return dataset.pixel_array
 
 
-def _decode_frames(path: Path, indices: list[int]) -> Iterator[npt.NDArray[Any]]:
-    """Stored pixel values of the chosen frames of a multi-frame file, one at a time."""
-    dataset = dcmread(path)
+def _decode_frames(files: DicomFiles, file: DicomFile) -> Iterator[npt.NDArray[Any]]:
+    """Stored pixel values of the frames of a multi-frame file, one at a time."""
+    with files.open(file) as stream:
+        dataset = dcmread(stream)
     _require_jpeg_end(dataset, int(dataset.NumberOfFrames))
-    yield from iter_pixels(dataset, indices=indices)
+    yield from iter_pixels(dataset)
 
 
 def _require_jpeg_end(dataset: Dataset, n_frames: int) -> None:

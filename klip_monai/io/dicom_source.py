@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
+from monai.data import MetaTensor
 from pydicom import Dataset, dcmread
-from pydicom.misc import is_dicom
 
 from klip_monai.errors import InputError
+from klip_monai.io.dicom_files import HEADER_BYTES, DicomFiles
 from klip_monai.io.dicom_pixels import quiet_pydicom
+from klip_monai.io.read import FILE_SEPARATOR
 
 _NEEDED = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID")
 # Patient and study attributes that must be there and may be empty (DICOM type 2).
@@ -20,63 +20,52 @@ _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "ReferringPhysicianName"),
 )
-_ORIENTATION_TOLERANCE = 1e-3
 
 
 @quiet_pydicom()
-def source_headers(
-    path: str | os.PathLike[str], *, series_uid: str, shape: tuple[int, int, int], affine: npt.NDArray[np.float64]
-) -> list[Dataset]:
-    """Read the headers of a volume's images again, without their pixels.
+def source_headers(volume: MetaTensor) -> list[Dataset]:
+    """Read the headers of a volume's images again, complete and without their pixels.
 
     Args:
-        path: what the volume was read from, a folder or one multi-frame file.
-        series_uid: SeriesInstanceUID of the volume.
-        shape: (X, Y, Z) = (columns, rows, slices) of the volume.
-        affine: (4, 4) voxel-to-RAS matrix in mm of the volume.
+        volume: from :func:`klip_monai.io.read_volume`, of DICOM files; its `meta` says which.
 
     Returns:
-        One dataset an image file: of the series, of the volume's size and orientation, each instance once. Patient and
-        study attributes that a DICOM object must have are there, empty where the source has none.
+        One dataset an image file, each instance once. Patient and study attributes that a DICOM object must have are
+        there, empty where the source has none.
 
     Raises:
-        InputError: no such image, or one without the UIDs that a derived object has to refer to.
+        InputError: files that are gone, or lack the UIDs that a derived object has to refer to.
     """
+    path, names = Path(volume.meta["filename_or_obj"]), set(volume.meta["files"].split(FILE_SEPARATOR))
+    axes = np.asarray(volume.affine[:3, :3], dtype=np.float64)
+    slice_mm = float(abs(np.linalg.det(axes)) / np.prod(np.linalg.norm(axes[:, :2], axis=0)))
     headers: dict[str, Dataset] = {}
-    distance = float(np.linalg.norm(affine[:3, 2]))
-    for header in _images(Path(path)):
-        if str(header.get("SeriesInstanceUID", "")) == series_uid and _has_shape(header, shape, affine):
-            headers.setdefault(str(header.get("SOPInstanceUID", "")), _completed(header, Path(path), distance))
-    if not headers:
-        raise InputError(
-            f"{path}: got no image of the series that was read, expected its DICOM files where they were; a DICOM "
-            "overlay has to refer to them, so leave dicom-seg and dicom-pm out or put the files back"
-        )
+    for header in _read(path, names):
+        headers.setdefault(str(header.get("SOPInstanceUID", "")), _completed(header, path, slice_mm))
     return list(headers.values())
 
 
-def _images(path: Path) -> Iterator[Dataset]:
-    """Headers of all images under a folder, or of one file; whatever else lies there is passed over."""
-    files = [path] if path.is_file() else sorted(Path(root, name) for root, _, names in os.walk(path) for name in names)
-    for file in files:
-        try:
-            if file.is_file() and is_dicom(file):
-                header = dcmread(file, stop_before_pixels=True)
-                if "Rows" in header and "LOCALIZER" not in str(header.get("ImageType", "")).upper():
-                    yield header
-        except Exception:  # pydicom raises many types on damaged files, which are no images of the volume
-            continue
+def _read(path: Path, names: Collection[str]) -> list[Dataset]:
+    """Headers of the files of these names."""
+    try:
+        with DicomFiles(path) as files:
+            found = []
+            for file in files:
+                if file.name in names:
+                    with files.open(file, limit=HEADER_BYTES) as stream:
+                        found.append(dcmread(stream, stop_before_pixels=True))
+    except Exception as error:  # pydicom and the archive modules raise many types on files that have changed
+        raise _gone(path) from error
+    if len(found) < len(names):
+        raise _gone(path)
+    return found
 
 
-def _has_shape(header: Dataset, shape: tuple[int, int, int], affine: npt.NDArray[np.float64]) -> bool:
-    """Whether an image has as many pixels as a slice of the volume, and the same directions of rows and columns."""
-    if (int(header.Columns), int(header.Rows)) != shape[:2]:
-        return False
-    orientation = header.get("ImageOrientationPatient")
-    if orientation is None:  # of an enhanced image, whose frames the reader has compared
-        return True
-    axes = (affine[:3, :2] / np.linalg.norm(affine[:3, :2], axis=0)).T * [-1.0, -1.0, 1.0]
-    return bool(np.abs(np.asarray(orientation, dtype=np.float64) - axes.ravel()).max() < _ORIENTATION_TOLERANCE)
+def _gone(path: Path) -> InputError:
+    return InputError(
+        f"{path}: got files that are gone or have changed since the scan was read, expected its DICOM files where they "
+        "were; a DICOM overlay has to refer to them, so leave dicom-seg and dicom-pm out or put the files back"
+    )
 
 
 def _completed(header: Dataset, path: Path, slice_mm: float) -> Dataset:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +15,23 @@ from monai.data import MetaTensor
 from monai.utils import MetaKeys, SpaceKeys
 
 from klip_monai.errors import InputError
+from klip_monai.io.source_grid import MAX_AXIS_COSINE, axis_cosines
+
+if TYPE_CHECKING:
+    from klip_monai.io.dicom import CTSeries
 
 AIR_HU = -200.0
 """A CT scan of a body has voxels on both sides of this value: air or lung below, tissue above."""
 
+FILE_SEPARATOR = "\0"
+"""No file name can hold it."""
+
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIZE = 3
-# The limit of the writers: DICOM and NIfTI round direction cosines to about 1e-6.
-_MAX_AXIS_COSINE = 1e-4
+_MAX_TILT_COSINE = 0.574  # 35 degrees
+_REPAIRS = ("gaps",)
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _EXPECTED = "a folder with one CT series (DICOM), or a .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd file"
 
 
@@ -30,23 +39,29 @@ def read_volume(
     path: str | os.PathLike[str],
     *,
     series_uid: str | None = None,
+    repair: Collection[str] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> MetaTensor:
     """Read a CT scan as Hounsfield units on its own voxel grid.
 
     Args:
-        path: folder with DICOM files (searched with its subfolders), a multi-frame DICOM file, or a NIfTI, NRRD or
-            MetaImage file.
-        series_uid: SeriesInstanceUID to read where a DICOM folder holds several CT series.
+        path: folder with DICOM files (searched with its subfolders), DICOMDIR, zip or tar archive of DICOM files (read
+            without unpacking it), a multi-frame DICOM file, or a NIfTI, NRRD or MetaImage file.
+        series_uid: SeriesInstanceUID, or name in `klip-monai inspect`, where there are several CT series.
+        repair: what else to repair: "gaps" interpolates missing or unevenly spaced slices, over at most 10 mm, to a
+            regular grid. Repeated slices and a tilted gantry need no asking, as nothing is resampled for them.
         progress: called after each DICOM slice with (slices read, slices in total).
 
     Returns:
         float32 HU of shape (1, X, Y, Z) with the (4, 4) float64 affine to RAS mm. For DICOM X is the column, Y the
-        row and Z the slice, ascending along row direction x column direction. The memory may be strided; nothing is
-        resampled. `meta` holds "filename_or_obj" (the path as given), "format" ("dicom", "nifti" or "nrrd", the
-        latter for MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
+        row and Z the slice, ascending along row direction x column direction; the slice axis leans where the gantry
+        was tilted. The memory may be strided; nothing is resampled, unless asked for.
+        `meta` holds "filename_or_obj" (the path as given), "format" ("dicom", "nifti" or "nrrd", the latter for
+        MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
         unless a DICOM file has one), "modality" ("CT" for DICOM, else None), "space" ("RAS"), "affine",
-        "original_affine", "spatial_shape" (X, Y, Z) and "original_channel_dim".
+        "original_affine", "spatial_shape" (X, Y, Z), "original_channel_dim", "repairs" (what was not as it should
+        be and what was done about it, "" for most scans) and "files" (names below the path of the DICOM files that
+        hold the volume, parted by :data:`FILE_SEPARATOR`: MONAI can batch a string; "" for other formats).
 
     Raises:
         InputError: nothing to read there, more than one candidate, an ambiguous or irregular geometry, damaged data,
@@ -55,6 +70,12 @@ def read_volume(
     path = Path(path)
     suffix = _suffix(path)
     uid: str | None = None
+    repairs: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    if unknown := set(repair) - set(_REPAIRS):
+        raise InputError(
+            f"repair: got {', '.join(sorted(unknown))}, expected {', '.join(_REPAIRS)}; check the spelling"
+        )
     if not path.exists():
         raise InputError(f"path: got {str(path)!r}, which does not exist, expected {_EXPECTED}; check the spelling")
     if path.is_file() and suffix in (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES):
@@ -66,7 +87,9 @@ def read_volume(
         values, affine = _read_file(path, file_format)
     else:
         file_format = "dicom"
-        values, affine, uid = _read_dicom(path, series_uid, progress)
+        series = _read_dicom(path, series_uid, fill_gaps="gaps" in repair, progress=progress)
+        values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
+        names = series.files
     label = f"series {uid}" if uid else str(path)
     _check_grid(values.shape, affine, label)
     _check_hu(values, label)
@@ -76,6 +99,8 @@ def read_volume(
         "name": safe_name(path),
         "series_uid": uid or None,
         "modality": "CT" if file_format == "dicom" else None,
+        "repairs": "; ".join(repairs),
+        "files": FILE_SEPARATOR.join(names),
         MetaKeys.SPACE.value: SpaceKeys.RAS.value,
         MetaKeys.ORIGINAL_AFFINE.value: affine.copy(),
         MetaKeys.SPATIAL_SHAPE.value: np.array(values.shape),
@@ -111,22 +136,25 @@ def _read_file(path: Path, file_format: str) -> tuple[npt.NDArray[np.float32], n
 
 
 def _read_dicom(
-    path: Path, series_uid: str | None, progress: Callable[[int, int], None] | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64], str]:
-    """Read a series from a folder, or from a single file if that is a whole volume."""
+    path: Path, series_uid: str | None, *, fill_gaps: bool, progress: Callable[[int, int], None] | None
+) -> CTSeries:
+    """Read a series from a folder or archive, or from a single file if that is a whole volume."""
+    import tarfile
+    import zipfile
+
     from pydicom.misc import is_dicom
 
     from klip_monai.io.dicom import read_ct_series
 
-    if path.is_file() and not is_dicom(path):
+    if path.is_file() and not (is_dicom(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
         raise InputError(f"path: got file {str(path)!r} of no known format, expected {_EXPECTED}; convert it first")
-    return read_ct_series(path, series_uid=series_uid, progress=progress)
+    return read_ct_series(path, series_uid=series_uid, fill_gaps=fill_gaps, progress=progress)
 
 
 def _suffix(path: Path) -> str:
     """Lower-case format suffix: two parts for .nii.gz, none for dots that belong to the name (1.2.840...)."""
     name = path.name.lower()
-    known = (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES, ".dcm", ".ima")
+    known = (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES, ".dcm", ".ima", *_ARCHIVES)
     return max((suffix for suffix in known if name.endswith(suffix)), key=len, default="")
 
 
@@ -142,12 +170,13 @@ def _check_grid(shape: tuple[int, ...], affine: npt.NDArray[np.float64], label: 
             f"{label}: got a voxel grid with spacing {spacing.tolist()} mm, expected finite sizes above 0; "
             "fix the header"
         )
-    axes = affine[:3, :3] / spacing
-    cosine = float(np.abs(axes.T @ axes - np.eye(3)).max())
-    if cosine > _MAX_AXIS_COSINE:
+    in_plane, cosine = axis_cosines(affine)
+    # A gantry tilts by up to 30 degrees, and leaves the slices themselves right-angled.
+    if in_plane > MAX_AXIS_COSINE or cosine > _MAX_TILT_COSINE:
         raise InputError(
-            f"{label}: got axes {90 - np.degrees(np.arcsin(min(cosine, 1.0))):.2f} degrees apart (sheared, as by a "
-            "gantry tilt), expected right angles; resample to a right-angled grid first"
+            f"{label}: got axes {90 - np.degrees(np.arcsin(min(max(in_plane, cosine), 1.0))):.2f} degrees apart "
+            "(sheared), expected right angles in each slice, and a gantry tilt of at most 35 degrees; resample to a "
+            "right-angled grid first"
         )
 
 

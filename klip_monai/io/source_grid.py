@@ -7,11 +7,35 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from nibabel.orientations import io_orientation
 
 from klip_monai.errors import InputError
 
 # DICOM and NIfTI round direction cosines to about 1e-6; 1e-4 is 0.05 mm at the end of a 500 mm axis.
-_MAX_AXIS_COSINE = 1e-4
+MAX_AXIS_COSINE = 1e-4
+"""Largest cosine between voxel axes that count as perpendicular."""
+
+
+def axis_cosines(affine: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """How far the voxel axes of an affine are from perpendicular.
+
+    Args:
+        affine: (4, 4) voxel-to-RAS matrix with positive spacing.
+
+    Returns:
+        Absolute cosine between the two axes that run closest to left-right and front-back (the slice plane that is
+        scored), and the largest one of the slice axis with either: not 0 where the gantry was tilted.
+    """
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(directions.T @ directions)
+    across = slice_axis(affine)
+    first, second = (axis for axis in range(3) if axis != across)
+    return float(cosines[first, second]), float(max(cosines[first, across], cosines[second, across]))
+
+
+def slice_axis(affine: npt.NDArray[np.float64]) -> int:
+    """Voxel axis that runs closest to feet-head: across the slices that are scored."""
+    return int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
 
 
 def as_volume(name: str, array: npt.ArrayLike | torch.Tensor) -> npt.NDArray[Any]:
@@ -65,18 +89,19 @@ def as_labels(labels: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def as_affine(affine: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.float64]:
+def as_affine(affine: npt.ArrayLike | torch.Tensor, *, may_lean: bool = False) -> npt.NDArray[np.float64]:
     """Give a checked voxel-to-RAS matrix in mm.
 
     Args:
         affine: (4, 4) matrix.
+        may_lean: allow a slice axis that leans, as it does where the gantry was tilted: DICOM can hold it, NIfTI's
+            qform and Slicer cannot (see :func:`klip_monai.io.straighten.straighten`).
 
     Returns:
         The matrix as float64.
 
     Raises:
-        InputError: not (4, 4), not finite, singular, or with sheared axes (a tilted gantry), which neither a NIfTI
-            qform nor a Slicer volume can hold.
+        InputError: not (4, 4), not finite, singular, or with axes that are not perpendicular.
     """
     values = affine.detach().cpu().numpy() if isinstance(affine, torch.Tensor) else affine
     matrix = np.asarray(values, dtype=np.float64)
@@ -87,11 +112,11 @@ def as_affine(affine: npt.ArrayLike | torch.Tensor) -> npt.NDArray[np.float64]:
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     if not (spacing > 0).all():
         raise InputError(f"affine: got voxel spacing {spacing.tolist()} mm, expected three positive lengths")
-    directions = matrix[:3, :3] / spacing
-    cosine = float(np.abs(directions.T @ directions - np.eye(3)).max())
-    if cosine > _MAX_AXIS_COSINE:
+    in_plane, leaning = axis_cosines(matrix)
+    cosine = in_plane if may_lean else max(in_plane, leaning)
+    if cosine > MAX_AXIS_COSINE:
         raise InputError(
-            f"affine: got axes that are not perpendicular: cosine {cosine:.2g}, expected at most {_MAX_AXIS_COSINE:g}; "
+            f"affine: got axes that are not perpendicular: cosine {cosine:.2g}, expected at most {MAX_AXIS_COSINE:g}; "
             "resample the series to an orthogonal grid first"
         )
     return matrix

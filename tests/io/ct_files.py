@@ -62,15 +62,41 @@ def write_series(
     return series_uid
 
 
-def write_enhanced(path: Path, hu: np.ndarray, *, step: float = 2.0, unit: str = "HU") -> None:
-    """Write one multi-frame file whose frames are stored out of order, each with its own rescale."""
+def tilted(degrees: float) -> tuple[float, ...]:
+    """ImageOrientationPatient of axial slices under a tilted gantry."""
+    tilt = np.radians(degrees)
+    return (1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(-np.sin(tilt)))
+
+
+def write_tilted(folder: Path, hu: np.ndarray, degrees: float) -> str:
+    """Write a series whose table moves by 5 mm along z while the slices lean by the gantry's tilt."""
+
+    def edit(k: int, ds: Dataset) -> None:
+        ds.ImagePositionPatient = [-20, -30, 40 + 5 * k]
+
+    return write_series(folder, hu, orientation=tilted(degrees), edit=edit)
+
+
+def write_enhanced(
+    path: Path,
+    hu: np.ndarray,
+    *,
+    step: float = 2.0,
+    unit: str = "HU",
+    orientation: tuple[float, ...] = AXIAL,
+    edit: Callable[[int, Dataset], None] | None = None,
+) -> None:
+    """Write one multi-frame file whose frames are stored out of order, each with its own rescale.
+
+    The table moves along z, whatever the orientation; `edit` changes the functional groups of frame k.
+    """
     order = np.random.default_rng(2).permutation(len(hu))
     ds = _image(np.stack([hu[k] + 1024 - k for k in order]), EnhancedCTImageStorage)
     ds.StudyInstanceUID, ds.SeriesInstanceUID, ds.FrameOfReferenceUID = (generate_uid() for _ in range(3))
     ds.Modality, ds.ImageType, ds.NumberOfFrames = "CT", ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"], len(hu)
     shared, measures, plane = Dataset(), Dataset(), Dataset()
     measures.PixelSpacing, measures.SliceThickness = [0.8, 0.7], step
-    plane.ImageOrientationPatient = list(AXIAL)
+    plane.ImageOrientationPatient = list(orientation)
     shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = Sequence([measures]), Sequence([plane])
     ds.SharedFunctionalGroupsSequence = Sequence([shared])
     frames = []
@@ -79,6 +105,8 @@ def write_enhanced(path: Path, hu: np.ndarray, *, step: float = 2.0, unit: str =
         position.ImagePositionPatient = [-20.0, -30.0, 40.0 + step * float(k)]
         values.RescaleSlope, values.RescaleIntercept, values.RescaleType = 1, -1024 + int(k), unit
         frame.PlanePositionSequence, frame.PixelValueTransformationSequence = Sequence([position]), Sequence([values])
+        if edit is not None:
+            edit(int(k), frame)
         frames.append(frame)
     ds.PerFrameFunctionalGroupsSequence = Sequence(frames)
     ds.save_as(path, enforce_file_format=True)

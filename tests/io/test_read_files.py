@@ -176,7 +176,7 @@ def test_values_that_are_not_hu_are_refused_with_their_range(tmp_path: Path, low
 
 def test_sheared_grid_is_refused(tmp_path: Path) -> None:
     affine = oblique()
-    affine[:3, 2] += 0.02 * affine[:3, 1]
+    affine[:3, 1] += 0.02 * affine[:3, 0]
     assert "sheared" in refusal(write_nifti(tmp_path / "a.nii", volume_hu(), sform=affine))
 
 

@@ -59,7 +59,7 @@ def edited(**tags: object) -> Edit:
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
-        pytest.param(edited(ImagePositionPatient=[-20, -30, 42]), "1 slice(s) at an occupied position", id="duplicate"),
+        pytest.param(edited(ImagePositionPatient=[-20, -30, 42]), "1 gap(s) between slices", id="misplaced"),
         pytest.param(edited(ImagePositionPatient=[-20, -30, 44.5]), "slice distances from 1.50 mm", id="uneven"),
         pytest.param(edited(ImagePositionPatient=[-18, -30, 44]), "shifted sideways by up to 2.00 mm", id="shifted"),
         pytest.param(edited(ImageOrientationPatient=[0, 1, 0, -1, 0, 0]), "mixed ImageOrientationPatient", id="turned"),
@@ -95,16 +95,15 @@ def test_missing_slice_is_named_with_its_gap(tmp_path: Path) -> None:
     assert "a slice every 2.00 mm" in message
 
 
-@pytest.mark.parametrize("degrees", [0.5, 2.0, 15.0])
-def test_gantry_tilt_is_refused_with_its_angle(tmp_path: Path, degrees: float) -> None:
-    tilt = np.radians(degrees)
+def test_impossible_gantry_tilt_is_refused_with_its_angle(tmp_path: Path) -> None:
+    tilt = np.radians(40.0)
     orientation = (1.0, 0.0, 0.0, 0.0, float(np.cos(tilt)), float(-np.sin(tilt)))
 
     def edit(k: int, ds: pydicom.Dataset) -> None:
         ds.ImagePositionPatient = [-20, -30, 40 + 5 * k]
 
     write_series(tmp_path, sample_hu(12), orientation=orientation, edit=edit)
-    assert f"gantry tilt of {degrees:.1f} degrees" in refusal(tmp_path)
+    assert "gantry tilt of 40.0 degrees" in refusal(tmp_path)
 
 
 def test_spacing_that_drifts_by_less_than_a_step_is_refused(tmp_path: Path) -> None:
@@ -196,7 +195,6 @@ def test_places_without_a_scan_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("archive", "reason"),
     [
-        ("gantry_tilt_15", "gantry tilt of 15.0 degrees"),
         ("scattered_slices", "from 1.00 mm to 119.00 mm"),
         ("dcmqi_mixed", "--series-uid"),
         ("pydicom_multiframe_and_compressed", "--series-uid"),

@@ -61,12 +61,7 @@ def axial(tmp_path: Path) -> MetaTensor:
 
 
 def headers(volume: MetaTensor) -> list[Dataset]:
-    return source_headers(
-        volume.meta["filename_or_obj"],
-        series_uid=volume.meta["series_uid"],
-        shape=tuple(volume.shape[1:]),
-        affine=affine_of(volume),
-    )
+    return source_headers(volume)
 
 
 def affine_of(volume: MetaTensor) -> np.ndarray:
@@ -256,7 +251,7 @@ def test_source_without_uids_or_moved_away_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave dicom-seg"):
         headers(volume)
     shutil.rmtree(tmp_path / "source")
-    with pytest.raises(InputError, match="no image of the series"):
+    with pytest.raises(InputError, match="gone or have changed"):
         headers(volume)
 
 

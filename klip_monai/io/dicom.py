@@ -12,7 +12,7 @@ import numpy.typing as npt
 from pydicom import Dataset
 
 from klip_monai.errors import InputError
-from klip_monai.io.dicom_files import DicomFiles
+from klip_monai.io.dicom_files import DicomFiles, ListedFiles
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
 from klip_monai.io.dicom_pixels import check_rescale, frame_headers, iter_stored, numbers, quiet_pydicom, to_hu
 from klip_monai.io.dicom_scan import (
@@ -51,7 +51,7 @@ class CTSeries:
 
 @quiet_pydicom()
 def read_ct_series(
-    path: Path,
+    path: Path | ListedFiles,
     *,
     series_uid: str | None = None,
     fill_gaps: bool = False,
@@ -60,7 +60,8 @@ def read_ct_series(
     """Read one CT series as Hounsfield units, slice by slice into a single array.
 
     Args:
-        path: folder, searched with all its subfolders, DICOMDIR, zip or tar archive, or one multi-frame file.
+        path: folder, searched with all its subfolders, DICOMDIR, zip or tar archive, one multi-frame file, or files
+            listed one by one.
         series_uid: SeriesInstanceUID, or name that `klip-monai inspect` gives it; may be None where there is one CT
             series.
         fill_gaps: interpolate slices that are missing or unevenly spaced, instead of refusing the series.
@@ -76,7 +77,7 @@ def read_ct_series(
     with DicomFiles(path) as files:
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
-        label = f"series {key}" if key else str(path)
+        label = f"series {key}" if key and isinstance(path, Path) else str(path)
         headers = slice_headers(scan.volumes[key], files, label)
         grid = plan_series(headers, label, fill_gaps=fill_gaps)
         slices = np.empty((grid.n_slices, headers[0].Rows, headers[0].Columns), dtype=np.float32)
@@ -152,7 +153,7 @@ def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = Fal
     return grid
 
 
-def _choose(scan: Scan, path: Path, series_uid: str | None) -> str:
+def _choose(scan: Scan, path: Path | ListedFiles, series_uid: str | None) -> str:
     """Pick the one CT series that is meant, or say what is there instead."""
     if scan.damaged:
         raise InputError(

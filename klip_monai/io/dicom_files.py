@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import Any, BinaryIO
 
 from pydicom import dcmread
 
@@ -23,6 +26,29 @@ _FILE_BYTES = 4 * 2**30
 _MAX_RATIO = 200
 _RATIO_COUNTS_FROM = 2**30
 _MAX_MEMBERS = 1_000_000
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where a file lies in an archive: enough to read it without the archive's table of contents.
+
+    Attributes:
+        offset: of its local header in a zip; of its data in a tar.
+        size: bytes it unpacks to.
+        method: compression of a zip's member; None for a tar's, which is stored as it is.
+        packed: bytes it takes in the zip.
+        crc: its check sum in the zip.
+        streamed: whether the tar is compressed as a whole, so that what lies before must be unpacked first.
+    """
+
+    offset: int
+    size: int
+    method: int | None = None
+    packed: int = 0
+    crc: int = 0
+    streamed: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,12 +58,28 @@ class DicomFile:
     Attributes:
         name: path below the folder or inside the archive, for messages.
         path: the file on disk, or the archive it is packed in.
-        member: its entry in the archive; None for a file on disk.
+        member: its place in the archive; None for a file on disk.
     """
 
     name: str
     path: Path
-    member: zipfile.ZipInfo | tarfile.TarInfo | None = None
+    member: Member | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class ListedFiles:
+    """DICOM files named one by one, wherever they lie; small, picklable, and read by the path's readers.
+
+    Attributes:
+        name: what outputs and messages call them.
+        files: the files, in any order; their names should not tell who the patient is.
+    """
+
+    name: str
+    files: tuple[DicomFile, ...]
 
     def __str__(self) -> str:
         return self.name
@@ -50,51 +92,52 @@ class DicomFiles:
     encrypted members and archives in archives are not opened.
 
     Args:
-        path: folder (searched with its subfolders), DICOMDIR, zip or tar archive (also gzip, bzip2, xz), or one file.
+        source: folder (searched with its subfolders), DICOMDIR, zip or tar archive (also gzip, bzip2, xz), one file, or
+            files listed one by one.
 
     Raises:
         InputError: an archive that is damaged, or unpacks to more than 200 times its size; a DICOMDIR that is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, source: Path | ListedFiles) -> None:
+        self.path = source
         self._zip: zipfile.ZipFile | None = None
-        self._tar: tarfile.TarFile | None = None
-        if path.is_file():
+        self._tars: dict[Path, tarfile.TarFile] = {}
+        if isinstance(source, Path) and source.is_file():
             try:
-                if zipfile.is_zipfile(path):
-                    self._zip = zipfile.ZipFile(path)
-                elif tarfile.is_tarfile(path):
-                    self._tar = tarfile.open(path)  # noqa: SIM115 (closed with this object)
-            except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile) as error:
+                if zipfile.is_zipfile(source):
+                    self._zip = zipfile.ZipFile(source)
+                elif tarfile.is_tarfile(source):
+                    self._open_tar(source)
+            except _DAMAGE as error:
                 raise self._damaged() from error
 
     def __enter__(self) -> DicomFiles:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for archive in (self._zip, self._tar):
+        for archive in (self._zip, *self._tars.values()):
             if archive is not None:
                 archive.close()
 
     @property
-    def is_archive(self) -> bool:
-        """Whether the files are members of an archive."""
-        return self._zip is not None or self._tar is not None
-
-    @property
     def in_order(self) -> bool:
-        """Whether the files must be opened one at a time and in their order: tar archives are one stream."""
-        return self._tar is not None
+        """Whether the files must be opened one at a time and in their order: a compressed tar is one stream."""
+        if isinstance(self.path, ListedFiles):
+            return any(file.member is not None and file.member.streamed for file in self.path.files)
+        return bool(self._tars)
 
     def __iter__(self) -> Iterator[DicomFile]:
+        if isinstance(self.path, ListedFiles):
+            return iter(sorted(self.path.files, key=_place))
         if self._zip is not None:
-            return self._zip_members(self._zip)
-        if self._tar is not None:
-            return self._tar_members(self._tar)
+            return self._zip_members(self.path, self._zip)
+        if self._tars:
+            self._tars.pop(self.path).close()  # read from the start again
+            return self._tar_members(self.path, self._open_tar(self.path))
         if self.path.is_file():
-            return self._referenced() if self.path.name.upper() == "DICOMDIR" else iter([self._on_disk(self.path)])
-        return self._walk()
+            return self._referenced(self.path) if self.path.name.upper() == "DICOMDIR" else iter([_on_disk(self.path)])
+        return self._walk(self.path)
 
     @contextmanager
     def open(self, file: DicomFile, *, limit: int = _FILE_BYTES) -> Iterator[BinaryIO]:
@@ -106,41 +149,44 @@ class DicomFiles:
 
         Raises:
             EOFError: reading went beyond the limit.
+            OSError, zipfile.BadZipFile: the file is gone or damaged.
         """
-        stream: IO[bytes] | None
-        if isinstance(file.member, zipfile.ZipInfo):
-            assert self._zip is not None
-            stream = self._zip.open(file.member)
-        elif isinstance(file.member, tarfile.TarInfo):
-            assert self._tar is not None
-            stream = self._tar.extractfile(file.member)
-        else:
-            stream = file.path.open("rb")
-        assert stream is not None
-        with closing(stream):
-            yield stream if file.member is None else _Limited(stream, limit)  # type: ignore[misc]
+        member = file.member
+        if member is not None and member.streamed:
+            stream = self._open_tar(file.path).fileobj
+            assert stream is not None
+            yield io.BufferedReader(_Part(stream, member.offset, member.size, limit))
+            return
+        with file.path.open("rb") as disk:
+            if member is None:
+                yield disk
+            elif member.method is None:
+                yield io.BufferedReader(_Part(disk, member.offset, member.size, limit))
+            else:
+                yield io.BufferedReader(_Part(_unzip(disk, member), 0, member.size, limit))
 
-    def _walk(self) -> Iterator[DicomFile]:
-        for root, folders, names in os.walk(self.path):
+    def _open_tar(self, path: Path) -> tarfile.TarFile:
+        if path not in self._tars:
+            self._tars[path] = tarfile.open(path)  # noqa: SIM115 (closed with this object)
+        return self._tars[path]
+
+    def _walk(self, folder: Path) -> Iterator[DicomFile]:
+        for root, folders, names in os.walk(folder):
             folders.sort()
             for name in sorted(names):
                 path = Path(root, name)
                 if path.is_file():  # a named pipe would block the reader
-                    yield self._on_disk(path)
+                    yield DicomFile(path.relative_to(folder).as_posix(), path)
 
-    def _on_disk(self, path: Path) -> DicomFile:
-        name = path.relative_to(self.path).as_posix() if self.path.is_dir() else path.name
-        return DicomFile(name, path)
-
-    def _referenced(self) -> Iterator[DicomFile]:
+    def _referenced(self, directory: Path) -> Iterator[DicomFile]:
         """Files that a DICOMDIR names (PS3.10, 8.6), if they lie below it; letter case may differ on disk."""
         try:
-            records = list(dcmread(self.path).get("DirectoryRecordSequence") or [])
+            records = list(dcmread(directory).get("DirectoryRecordSequence") or [])
         except Exception as error:  # pydicom raises many types on damaged files
             raise InputError(
-                f"{self.path}: got a damaged DICOMDIR, expected a complete one; give the folder itself"
+                f"{directory}: got a damaged DICOMDIR, expected a complete one; give the folder itself"
             ) from error
-        root = self.path.parent.resolve()
+        root = directory.parent.resolve()
         for record in records:
             parts = record.get("ReferencedFileID") or ()
             parts = [parts] if isinstance(parts, str) else [str(part) for part in parts]
@@ -149,30 +195,36 @@ class DicomFiles:
                     yield DicomFile("/".join(parts), path)
                     break
 
-    def _zip_members(self, archive: zipfile.ZipFile) -> Iterator[DicomFile]:
+    def _zip_members(self, path: Path, archive: zipfile.ZipFile) -> Iterator[DicomFile]:
         members = archive.infolist()
-        self._check_size(len(members), sum(member.file_size for member in members))
+        self._check_size(path, len(members), sum(member.file_size for member in members))
         for member in members:
             if not member.is_dir() and not member.flag_bits & 1:
-                yield DicomFile(str(PurePosixPath(member.filename)), self.path, member)
+                place = Member(
+                    member.header_offset, member.file_size, member.compress_type, member.compress_size, member.CRC
+                )
+                yield DicomFile(str(PurePosixPath(member.filename)), path, place)
 
-    def _tar_members(self, archive: tarfile.TarFile) -> Iterator[DicomFile]:
-        total = 0
+    def _tar_members(self, path: Path, archive: tarfile.TarFile) -> Iterator[DicomFile]:
+        total = count = 0
+        streamed = not isinstance(archive.fileobj, io.BufferedReader)
         try:
-            for count, member in enumerate(archive):
-                total += member.size
-                self._check_size(count, total)
-                if member.isreg():
-                    yield DicomFile(str(PurePosixPath(member.name)), self.path, member)
-        except (OSError, EOFError, tarfile.TarError) as error:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # or the headers of all members stay in memory
+                total, count = total + member.size, count + 1
+                self._check_size(path, count, total)
+                if member.isreg() and not member.issparse():
+                    place = Member(member.offset_data, member.size, streamed=streamed)
+                    yield DicomFile(str(PurePosixPath(member.name)), path, place)
+        except _DAMAGE as error:
             raise self._damaged() from error
 
-    def _check_size(self, members: int, unpacked: int) -> None:
+    def _check_size(self, path: Path, members: int, unpacked: int) -> None:
         """Refuse archives made to fill memory or time; CT packs to a tenth at best."""
-        packed = max(1, self.path.stat().st_size)
+        packed = max(1, path.stat().st_size)
         if members > _MAX_MEMBERS or (unpacked > _RATIO_COUNTS_FROM and unpacked > _MAX_RATIO * packed):
             raise InputError(
-                f"{self.path}: got an archive of {members} members that unpacks to {unpacked / packed:.0f} times its "
+                f"{path}: got an archive of {members} members that unpacks to {unpacked / packed:.0f} times its "
                 f"size, expected at most {_MAX_RATIO} times; unpack it yourself if you trust it, and give the folder"
             )
 
@@ -180,11 +232,42 @@ class DicomFiles:
         return InputError(f"{self.path}: got a damaged or cut-off archive, expected a complete one; copy it again")
 
 
-class _Limited(io.RawIOBase):
-    """A packed member as a stream that refuses to unpack more than it may."""
+def _on_disk(path: Path) -> DicomFile:
+    return DicomFile(path.name, path)
 
-    def __init__(self, stream: IO[bytes], limit: int) -> None:
-        self._stream, self._limit = stream, limit
+
+def _place(file: DicomFile) -> tuple[Path, int]:
+    return file.path, file.member.offset if file.member else 0
+
+
+def _unzip(disk: BinaryIO, member: Member) -> zipfile.ZipExtFile:
+    """The unpacked bytes of a zip's member, found by its local header (APPNOTE 4.3.7)."""
+    disk.seek(member.offset)
+    signature, name_bytes, extra_bytes = _LOCAL_HEADER.unpack(disk.read(_LOCAL_HEADER.size).ljust(_LOCAL_HEADER.size))
+    if signature != b"PK\3\4":
+        raise zipfile.BadZipFile("no member there")
+    disk.seek(name_bytes + extra_bytes, os.SEEK_CUR)
+    info = zipfile.ZipInfo()
+    info.compress_type, info.file_size, info.compress_size = member.method or 0, member.size, member.packed
+    info.CRC = member.crc
+    return zipfile.ZipExtFile(disk, "r", info, None)
+
+
+class _Part(io.RawIOBase):
+    """A part of a stream, as a stream of its own that refuses to give more than it may.
+
+    Args:
+        stream: what to read from; may be shared, one reader at a time.
+        start: where the part begins.
+        size: its length in bytes, as declared.
+        limit: most bytes to give.
+    """
+
+    name = ""  # pydicom asks buffered readers for theirs
+
+    def __init__(self, stream: Any, start: int, size: int, limit: int) -> None:
+        self._stream, self._start, self._size, self._limit = stream, start, size, limit
+        self._at = 0
 
     def readable(self) -> bool:
         return True
@@ -192,17 +275,22 @@ class _Limited(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = self._limit - self._stream.tell()
-        data = self._stream.read(left + 1 if size is None or size < 0 else min(size, left + 1))
-        if len(data) > left:
+    def readinto(self, buffer: Any, /) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._at))
+        if wanted and self._at >= self._limit:
             raise EOFError(f"more than {self._limit} bytes")
-        return data
+        self._stream.seek(self._start + self._at)
+        data = self._stream.read(min(wanted, self._limit - self._at))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
     def tell(self) -> int:
-        return self._stream.tell()
+        return self._at
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        if whence == 0 and offset > self._limit:
+        place = offset + (0, self._at, self._size)[whence]
+        if place > self._limit:
             raise EOFError(f"more than {self._limit} bytes")
-        return self._stream.seek(offset, whence)
+        self._at = max(0, place)
+        return self._at

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
@@ -20,6 +21,9 @@ from pydicom.uid import (
 
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
 from klip_monai.io.dicom_pixels import PIXEL_TAGS
+
+Header = Dataset | Mapping[str, Any]
+"""A dataset, or some of its tags by keyword."""
 
 PHASE_TAGS = (
     *("TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase", "TriggerTime"),
@@ -81,17 +85,19 @@ def scan_headers(files: DicomFiles) -> Scan:
     return scan
 
 
-def pseudonym(key: str) -> str:
+def pseudonym(key: str, *, digits: int = 8) -> str:
     """Name of a volume that tells nothing about the patient.
 
     Args:
         key: of :attr:`Scan.volumes`.
+        digits: how many hexadecimal digits tell series apart; eight do for some thousand series.
 
     Returns:
-        `ct-` and eight digits of the SHA-256 of the series UID, then `.1`, `.2`, ... if the series has several volumes.
+        `ct-` and that many digits of the SHA-256 of the series UID, then `.1`, `.2`, ... if the series has
+        several volumes.
     """
     uid, _, number = key.partition("#")
-    return f"ct-{hashlib.sha256(uid.encode()).hexdigest()[:8]}" + (f".{number}" if number else "")
+    return f"ct-{hashlib.sha256(uid.encode()).hexdigest()[:digits]}" + (f".{number}" if number else "")
 
 
 def describe(key: str, headers: Sequence[Dataset]) -> str:
@@ -106,7 +112,7 @@ def phase_tag(headers: Sequence[Dataset]) -> str:
     return next((tag for tag in PHASE_TAGS if len({text(header, tag) for header in headers}) > 1), "")
 
 
-def sop_class(header: Dataset) -> str:
+def sop_class(header: Header) -> str:
     """SOP class of a file; de-identified files sometimes keep it in the file meta group only."""
     meta = getattr(header, "file_meta", None)
     media = meta.get("MediaStorageSOPClassUID", "") if meta is not None else ""
@@ -118,15 +124,44 @@ def is_enhanced(header: Dataset) -> bool:
     return sop_class(header) in _ENHANCED_CT
 
 
-def text(header: Dataset, keyword: str) -> str:
+def text(header: Header, keyword: str) -> str:
     """Value of a tag on one line, without control characters that would act on a terminal."""
-    value = "".join(letter if letter.isprintable() else " " for letter in str(header.get(keyword) or ""))
+    value = str(header.get(keyword) or "")
+    if not value.isprintable():
+        value = "".join(letter if letter.isprintable() else " " for letter in value)
     return " ".join(value.split())
 
 
-def n_frames(header: Dataset) -> int:
+def n_frames(header: Header) -> int:
     """Number of frames of a file."""
     return int(header.get("NumberOfFrames") or 1)
+
+
+def what_it_is(header: Header) -> str:
+    """Tell from its header what a DICOM file holds.
+
+    Args:
+        header: a dataset, or its tags by keyword.
+
+    Returns:
+        "image", "damaged", or what it is that holds no cross-sections.
+
+    Raises:
+        ValueError, TypeError: tags that are not what they should be.
+    """
+    kind, modality = sop_class(header), text(header, "Modality")
+    n_pixels, _ = int(header.get("Rows") or 0) * int(header.get("Columns") or 0), n_frames(header)
+    if kind == MediaStorageDirectoryStorage:
+        return "DICOMDIR"
+    if "LOCALIZER" in text(header, "ImageType").upper():
+        return "localizer"
+    if kind.startswith(_SECONDARY_CAPTURE + ".") or kind == _SECONDARY_CAPTURE:
+        return "screen capture"
+    if modality == "SEG" or kind in (SegmentationStorage, _LABEL_MAP_SEGMENTATION):
+        return "segmentation"
+    if n_pixels:
+        return "image"
+    return "damaged" if modality in ("CT", "") else f"{modality} object without image"
 
 
 def _read_all(files: DicomFiles) -> Iterable[tuple[DicomFile, tuple[str, Dataset | None]]]:
@@ -147,27 +182,15 @@ def _read(files: DicomFiles, file: DicomFile) -> tuple[str, Dataset | None]:
             stream.seek(0)
             header = dcmread(stream, stop_before_pixels=True, specific_tags=list(_HEADER_TAGS))
         header.filename, header.source = file.name, file
-        kind, modality = sop_class(header), text(header, "Modality")
-        image_type = text(header, "ImageType").upper()
-        n_pixels, _ = int(header.get("Rows") or 0) * int(header.get("Columns") or 0), n_frames(header)
+        what = what_it_is(header)
     except Exception:  # pydicom raises many types on damaged files; the file is reported by name
         return "damaged", None
-    if kind == MediaStorageDirectoryStorage:
-        return "DICOMDIR", None
-    if "LOCALIZER" in image_type:
-        return "localizer", None
-    if kind.startswith(_SECONDARY_CAPTURE + ".") or kind == _SECONDARY_CAPTURE:
-        return "screen capture", None
-    if modality == "SEG" or kind in (SegmentationStorage, _LABEL_MAP_SEGMENTATION):
-        return "segmentation", None
-    if n_pixels:
-        return "image", header
-    return ("damaged" if modality in ("CT", "") else f"{modality} object without image"), None
+    return what, header if what == "image" else None
 
 
 def _phases(headers: list[Dataset]) -> list[list[Dataset]]:
     """Split a series whose slices share places, if one tag tells volumes apart that have one slice a place."""
-    places = [_place(header) for header in headers]
+    places = [place(header) for header in headers]
     if None in places or len(set(places)) == len(places):
         return [headers]
     for tag in PHASE_TAGS:
@@ -189,9 +212,9 @@ def _natural(value: str) -> tuple[float, str]:
         return np.inf, value
 
 
-def _place(header: Dataset) -> tuple[float, ...] | None:
+def place(header: Header) -> tuple[float, ...] | None:
     """ImagePositionPatient to a hundredth of a mm, or None."""
     try:
-        return tuple(round(float(value), 2) + 0.0 for value in header.ImagePositionPatient)
-    except (AttributeError, TypeError, ValueError):
+        return tuple(round(float(value), 2) + 0.0 for value in header.get("ImagePositionPatient") or ()) or None
+    except (TypeError, ValueError):
         return None

@@ -19,6 +19,7 @@ from klip_monai.io.source_grid import MAX_AXIS_COSINE, axis_cosines
 
 if TYPE_CHECKING:
     from klip_monai.io.dicom import CTSeries
+    from klip_monai.io.dicom_files import ListedFiles
 
 AIR_HU = -200.0
 """A CT scan of a body has voxels on both sides of this value: air or lung below, tissue above."""
@@ -36,7 +37,7 @@ _EXPECTED = "a folder with one CT series (DICOM), or a .nii, .nii.gz, .nrrd, .nh
 
 
 def read_volume(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | ListedFiles,
     *,
     series_uid: str | None = None,
     repair: Collection[str] = (),
@@ -46,7 +47,8 @@ def read_volume(
 
     Args:
         path: folder with DICOM files (searched with its subfolders), DICOMDIR, zip or tar archive of DICOM files (read
-            without unpacking it), a multi-frame DICOM file, or a NIfTI, NRRD or MetaImage file.
+            without unpacking it), a multi-frame DICOM file, or a NIfTI, NRRD or MetaImage file; or DICOM files listed
+            one by one (:class:`klip_monai.io.dicom_files.ListedFiles`).
         series_uid: SeriesInstanceUID, or name in `klip-monai inspect`, where there are several CT series.
         repair: what else to repair: "gaps" interpolates missing or unevenly spaced slices, over at most 10 mm, to a
             regular grid. Repeated slices and a tilted gantry need no asking, as nothing is resampled for them.
@@ -56,7 +58,8 @@ def read_volume(
         float32 HU of shape (1, X, Y, Z) with the (4, 4) float64 affine to RAS mm. For DICOM X is the column, Y the
         row and Z the slice, ascending along row direction x column direction; the slice axis leans where the gantry
         was tilted. The memory may be strided; nothing is resampled, unless asked for.
-        `meta` holds "filename_or_obj" (the path as given), "format" ("dicom", "nifti" or "nrrd", the latter for
+        `meta` holds "filename_or_obj" (the path as given, or
+        the name of the list), "format" ("dicom", "nifti" or "nrrd", the latter for
         MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
         unless a DICOM file has one), "modality" ("CT" for DICOM, else None), "space" ("RAS"), "affine",
         "original_affine", "spatial_shape" (X, Y, Z), "original_channel_dim", "repairs" (what was not as it should
@@ -67,8 +70,9 @@ def read_volume(
         InputError: nothing to read there, more than one candidate, an ambiguous or irregular geometry, damaged data,
             or values that are not Hounsfield units.
     """
-    path = Path(path)
-    suffix = _suffix(path)
+    if isinstance(path, (str, os.PathLike)):
+        path = Path(path)
+    suffix = _suffix(path) if isinstance(path, Path) else ""
     uid: str | None = None
     repairs: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -76,9 +80,9 @@ def read_volume(
         raise InputError(
             f"repair: got {', '.join(sorted(unknown))}, expected {', '.join(_REPAIRS)}; check the spelling"
         )
-    if not path.exists():
+    if isinstance(path, Path) and not path.exists():
         raise InputError(f"path: got {str(path)!r}, which does not exist, expected {_EXPECTED}; check the spelling")
-    if path.is_file() and suffix in (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES):
+    if isinstance(path, Path) and path.is_file() and suffix in (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES):
         if series_uid is not None:
             raise InputError(
                 f"series_uid: got {series_uid!r} with {path.name!r}, expected it with DICOM only; leave it out"
@@ -90,13 +94,13 @@ def read_volume(
         series = _read_dicom(path, series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
         names = series.files
-    label = f"series {uid}" if uid else str(path)
+    label = f"series {uid}" if uid and isinstance(path, Path) else str(path)
     _check_grid(values.shape, affine, label)
     _check_hu(values, label)
     meta = {
         "filename_or_obj": str(path),
         "format": file_format,
-        "name": safe_name(path),
+        "name": safe_name(path if isinstance(path, Path) else path.name),
         "series_uid": uid or None,
         "modality": "CT" if file_format == "dicom" else None,
         "repairs": "; ".join(repairs),
@@ -136,9 +140,9 @@ def _read_file(path: Path, file_format: str) -> tuple[npt.NDArray[np.float32], n
 
 
 def _read_dicom(
-    path: Path, series_uid: str | None, *, fill_gaps: bool, progress: Callable[[int, int], None] | None
+    path: Path | ListedFiles, series_uid: str | None, *, fill_gaps: bool, progress: Callable[[int, int], None] | None
 ) -> CTSeries:
-    """Read a series from a folder or archive, or from a single file if that is a whole volume."""
+    """Read a series from a folder, an archive or a list, or from a single file if that is a whole volume."""
     import tarfile
     import zipfile
 
@@ -146,7 +150,11 @@ def _read_dicom(
 
     from klip_monai.io.dicom import read_ct_series
 
-    if path.is_file() and not (is_dicom(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+    if (
+        isinstance(path, Path)
+        and path.is_file()
+        and not (is_dicom(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
+    ):
         raise InputError(f"path: got file {str(path)!r} of no known format, expected {_EXPECTED}; convert it first")
     return read_ct_series(path, series_uid=series_uid, fill_gaps=fill_gaps, progress=progress)
 

@@ -1,0 +1,205 @@
+"""What the archive's index keeps of a file, read from its first bytes; runs in threads and processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles, Member
+from klip_monai.io.dicom_head import Readable, read_head
+from klip_monai.io.dicom_pixels import quiet_pydicom
+from klip_monai.io.dicom_scan import n_frames, place, text, what_it_is
+
+IMAGE, VOLUME_FILE, ARCHIVE = "image", "volume file", "archive"
+"""What a file is; other words tell why it is passed over."""
+
+UNREADABLE, DAMAGED, BAD_ARCHIVE = "unreadable file", "damaged", "damaged or oversized archive"
+
+_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_DETACHED = (".nhdr", ".mhd")
+_ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
+_SAMPLES, _SAMPLE_BYTES = 9, 2**15
+_CHUNK = 256
+_THREADS = 8
+_CHUNKS_BEFORE_PROCESSES = 64
+
+
+class Task(NamedTuple):
+    """A file to read: the number of its folder, that folder, and the file in it as listed."""
+
+    folder_id: int
+    folder: str
+    name: str
+    size: int
+    mtime: int
+
+    @property
+    def path(self) -> str:
+        """Where it lies."""
+        return os.path.join(self.folder, self.name) if self.name else self.folder
+
+
+class Facts(NamedTuple):
+    """What is kept of a file.
+
+    Attributes:
+        what: "image", "volume file", "archive", or why it is passed over.
+        key: of its series; empty if it has none.
+        instance: 63-bit hash of its SOPInstanceUID.
+        frames: number of frames; 0 if unknown.
+        position: hash of ImagePositionPatient; None without one.
+        series: modality, description, body part, rows, columns and date (YYYYMMDD) as this file has them.
+    """
+
+    what: str
+    key: str = ""
+    instance: int = 0
+    frames: int = 0
+    position: int | None = None
+    series: tuple[str, str, str, int, int, str] = ("", "", "", 0, 0, "")
+
+
+def read_files(tasks: Iterable[Task], *, workers: int) -> Generator[tuple[Task, Facts], None, None]:
+    """Read the first bytes of every file, in order.
+
+    Waiting is shared by threads; parsing, from some ten thousand files on, by processes.
+
+    Args:
+        tasks: the files; taken as they are needed.
+        workers: processes; 1 starts none.
+    """
+    chunks = _chunks(iter(tasks))
+    for chunk in chunks if workers == 1 else islice(chunks, _CHUNKS_BEFORE_PROCESSES):
+        yield from zip(chunk, read_chunk(chunk), strict=True)
+    first = next(chunks, None)
+    if first is None:
+        return
+    # A fresh interpreter holds none of this one's locks and open files.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pending: deque[tuple[Sequence[Task], Future[list[Facts]]]] = deque([(first, pool.submit(read_chunk, first))])
+        for chunk in chunks:
+            pending.append((chunk, pool.submit(read_chunk, chunk)))
+            if len(pending) > 4 * workers:
+                done, facts = pending.popleft()
+                yield from zip(done, facts.result(), strict=True)
+        for done, facts in pending:
+            yield from zip(done, facts.result(), strict=True)
+
+
+def read_chunk(tasks: Sequence[Task]) -> list[Facts]:
+    """Read some files, several at a time."""
+    parts = [tasks[start::_THREADS] for start in range(_THREADS)]
+    facts: list[Facts] = [Facts(UNREADABLE)] * len(tasks)
+    with quiet_pydicom():
+        for start, part in enumerate(_threads().map(_read_part, parts)):
+            facts[start::_THREADS] = part
+    return facts
+
+
+def read_members(path: Path) -> Iterator[tuple[DicomFile, Facts]]:
+    """Read the first bytes of every file packed in an archive.
+
+    Raises:
+        InputError: it is damaged, or unpacks to more than 200 times its size.
+    """
+    with quiet_pydicom(), DicomFiles(path) as files:
+        for file in files:
+            if file.member is None:  # it only begins like an archive
+                return
+            try:
+                with files.open(file, limit=HEADER_BYTES) as stream:
+                    yield file, _dicom_facts(stream, str(path), f"{path}\0{file.name}") or Facts("not DICOM")
+            except Exception:  # zip, tar, the decompressors and pydicom raise many types
+                yield file, Facts(DAMAGED)
+
+
+def member_place(member: Member) -> tuple[int, int | None, int, int, bool]:
+    """All of a member's fields but its size."""
+    return member.offset, member.method, member.packed, member.crc, member.streamed
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_THREADS)
+
+
+def _chunks(tasks: Iterator[Task]) -> Iterator[list[Task]]:
+    while chunk := list(islice(tasks, _CHUNK)):
+        yield chunk
+
+
+def _read_part(tasks: Sequence[Task]) -> list[Facts]:
+    return [_read(task) for task in tasks]
+
+
+def _read(task: Task) -> Facts:
+    path = task.path
+    try:
+        with open(path, "rb", buffering=0) as stream:
+            if path.lower().endswith(_VOLUME_SUFFIXES):
+                return _volume_facts(stream, task)
+            facts = _dicom_facts(stream, task.folder, path)
+            if facts is not None:
+                return facts
+            stream.seek(0)
+            start = stream.read(512)
+            is_archive = start.startswith(_ARCHIVE_STARTS) or start[257:262] == b"ustar"
+            return Facts(ARCHIVE if is_archive else "not DICOM")
+    except OSError:
+        return Facts(UNREADABLE)
+    except Exception:  # pydicom raises many types on damaged files
+        return Facts(DAMAGED)
+
+
+def _dicom_facts(stream: Readable, folder: str, path: str) -> Facts | None:
+    """What a DICOM file is; None if it is none."""
+    header = read_head(stream)
+    if header is None:
+        return None
+    what = what_it_is(header)
+    if what != IMAGE:
+        return Facts(what)
+    position = place(header)
+    return Facts(
+        what,
+        text(header, "SeriesInstanceUID") or "no UID, " + _digest(folder),
+        _hash63(text(header, "SOPInstanceUID") or path),
+        n_frames(header),
+        None if position is None else hash(position),
+        (
+            text(header, "Modality"),
+            text(header, "SeriesDescription"),
+            text(header, "BodyPartExamined"),
+            int(header.get("Rows") or 0),
+            int(header.get("Columns") or 0),
+            text(header, "SeriesDate") or text(header, "StudyDate"),
+        ),
+    )
+
+
+def _volume_facts(stream: Readable, task: Task) -> Facts:
+    """Tell a volume file by its size and samples from end to end: its borders may be nothing but air."""
+    samples = []
+    for part in range(_SAMPLES):
+        stream.seek(max(0, task.size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
+        samples.append(stream.read(_SAMPLE_BYTES))
+    # The voxels of these lie in another file.
+    place_too = task.path if task.path.lower().endswith(_DETACHED) else ""
+    key = _digest(f"{task.size} {place_too}", b"".join(samples))
+    return Facts(VOLUME_FILE, key, _hash63(key))
+
+
+def _digest(words: str, data: bytes = b"") -> str:
+    return hashlib.sha256(os.fsencode(words) + b"\0" + data).hexdigest()
+
+
+def _hash63(words: str) -> int:
+    return int.from_bytes(hashlib.blake2b(os.fsencode(words), digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,120 @@
+"""Every file under the sources of an archive, folder by folder; sources are only read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from klip_monai.errors import InputError
+from klip_monai.io.dicom_files import DicomFiles
+
+
+class Entry(NamedTuple):
+    """A file of a folder: its name, bytes, and time of its last change in ns since 1970."""
+
+    name: str
+    size: int
+    mtime: int
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds besides folders.
+
+    Attributes:
+        path: the folder; or a file named by itself, which is its only entry then, under the name "".
+        entries: its files by name; pipes and devices left out, links to files followed.
+        problem: what kept it from being listed, or empty.
+    """
+
+    path: str
+    entries: list[Entry] = field(default_factory=list)
+    problem: str = ""
+
+
+def listings(sources: Iterable[Path], *, leave_out: Path | None = None) -> Iterator[Listing]:
+    """List everything under the sources, one folder at a time, in the order of the names.
+
+    A link to a folder is followed unless the folder holds a source, or lies in one that is listed anyway; so loops end.
+
+    Args:
+        sources: folders, files, archives, DICOMDIRs, and text files (.txt) that name such, one a line, relative to the
+            text file; lines may be empty or begin with #.
+        leave_out: a folder to pass by.
+
+    Raises:
+        InputError: a source does not exist, or is a damaged DICOMDIR.
+    """
+    sources = [Path(source) for source in sources]
+    for source in sources:
+        if not source.exists():
+            raise InputError(
+                f"archive: got {str(source)!r}, which does not exist, expected a folder, a zip or tar, a DICOMDIR, a "
+                "NIfTI or NRRD file, or a .txt that lists such; check the spelling"
+            )
+    roots: set[Path] = set()
+    for source in sources:
+        yield from _source(source.resolve(), roots, leave_out)
+
+
+def _source(source: Path, roots: set[Path], leave_out: Path | None) -> Iterator[Listing]:
+    if source.is_dir():
+        yield from _walk(source, roots, leave_out)
+    elif source.suffix.lower() == ".txt":
+        for line in source.open(encoding="utf-8", errors="surrogateescape"):
+            named = line.rstrip("\r\n")
+            if named.strip() and not named.startswith("#"):
+                path = source.parent / named
+                if path.suffix.lower() == ".txt" or not path.exists():
+                    yield Listing(str(path), problem="listed, and not there")
+                else:
+                    yield from _source(path.resolve(), roots, leave_out)
+    elif source.name.upper() == "DICOMDIR":
+        with DicomFiles(source) as files:
+            for file in files:
+                yield _single(file.path)
+    else:
+        yield _single(source)
+
+
+def _single(path: Path) -> Listing:
+    try:
+        status = path.stat()
+    except OSError:
+        return Listing(str(path), problem="unreadable file")
+    return Listing(str(path), [Entry("", status.st_size, status.st_mtime_ns)])
+
+
+def _walk(root: Path, roots: set[Path], leave_out: Path | None) -> Iterator[Listing]:
+    """List a folder and those below it, without recursion."""
+    roots.add(root)
+    folders = [str(root)]
+    while folders:
+        folder = folders.pop()
+        if leave_out is not None and folder == str(leave_out) and leave_out != root:
+            continue
+        entries: list[Entry] = []
+        below: list[str] = []
+        try:
+            with os.scandir(folder) as found:
+                for item in found:
+                    if item.is_symlink() and item.is_dir():
+                        target = Path(item.path).resolve()
+                        inside = not roots.isdisjoint((target, *target.parents))
+                        if not inside and not any(one.is_relative_to(target) for one in roots):
+                            roots.add(target)
+                            below.append(str(target))
+                    elif item.is_dir():
+                        below.append(item.path)
+                    elif item.is_file():
+                        status = item.stat()
+                        entries.append(Entry(item.name, status.st_size, status.st_mtime_ns))
+        except OSError:
+            yield Listing(folder, problem="unreadable folder")
+            continue
+        entries.sort()
+        yield Listing(folder, entries)
+        folders += sorted(below, reverse=True)

@@ -23,6 +23,7 @@ from klip_monai.cli.options import (
     DeviceOption,
     EstimatorOption,
     OperatorOption,
+    RepairOption,
     SeedOption,
     TwinsOption,
     ViewsOption,
@@ -59,6 +60,7 @@ def screen(
     outputs: Annotated[
         str, typer.Option(metavar="NAMES", help="What to write for each scan, as in `score`; a preview always.")
     ] = "seg-nrrd",
+    repair: RepairOption = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
     modality: Annotated[str, typer.Option(help="Only DICOM series of this modality.")] = "CT",
@@ -109,6 +111,8 @@ def screen(
     if workers and scheduler:
         raise InputError("--workers, --scheduler: got both, expected one; a scheduler has workers of its own")
     overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
+    if repair:
+        overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
     model = _model(bundle, overrides, seed=seed, outputs=outputs)
     wanted = {"modality": modality, "body_part": body_part, "min_slices": min_slices, "description": description}
     with ExitStack() as stack:

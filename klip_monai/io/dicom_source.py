@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from pydicom import Dataset, dcmread
 
 from klip_monai.errors import InputError
-from klip_monai.io.dicom_files import HEADER_BYTES, DicomFiles
+from klip_monai.io.dicom_files import HEADER_BYTES, DicomFiles, ListedFiles
 from klip_monai.io.dicom_pixels import quiet_pydicom
 from klip_monai.io.read import FILE_SEPARATOR
 
@@ -36,7 +36,8 @@ def source_headers(volume: MetaTensor) -> list[Dataset]:
     Raises:
         InputError: files that are gone, or lack the UIDs that a derived object has to refer to.
     """
-    path, names = Path(volume.meta["filename_or_obj"]), set(volume.meta["files"].split(FILE_SEPARATOR))
+    given, names = volume.meta["filename_or_obj"], set(volume.meta["files"].split(FILE_SEPARATOR))
+    path = given if isinstance(given, ListedFiles) else Path(given)
     axes = np.asarray(volume.affine[:3, :3], dtype=np.float64)
     slice_mm = float(abs(np.linalg.det(axes)) / np.prod(np.linalg.norm(axes[:, :2], axis=0)))
     headers: dict[str, Dataset] = {}
@@ -45,7 +46,7 @@ def source_headers(volume: MetaTensor) -> list[Dataset]:
     return list(headers.values())
 
 
-def _read(path: Path, names: Collection[str]) -> list[Dataset]:
+def _read(path: Path | ListedFiles, names: Collection[str]) -> list[Dataset]:
     """Headers of the files of these names."""
     try:
         with DicomFiles(path) as files:
@@ -61,14 +62,14 @@ def _read(path: Path, names: Collection[str]) -> list[Dataset]:
     return found
 
 
-def _gone(path: Path) -> InputError:
+def _gone(path: Path | ListedFiles) -> InputError:
     return InputError(
         f"{path}: got files that are gone or have changed since the scan was read, expected its DICOM files where they "
         "were; a DICOM overlay has to refer to them, so leave dicom-seg and dicom-pm out or put the files back"
     )
 
 
-def _completed(header: Dataset, path: Path, slice_mm: float) -> Dataset:
+def _completed(header: Dataset, path: Path | ListedFiles, slice_mm: float) -> Dataset:
     """Fill what may be empty, refuse what must not be; slices of no stated thickness are taken to touch."""
     if "SOPClassUID" not in header and "MediaStorageSOPClassUID" in getattr(header, "file_meta", ()):
         header.SOPClassUID = header.file_meta.MediaStorageSOPClassUID

@@ -167,7 +167,8 @@ class _Scorer:
     def __init__(self, model: Model) -> None:
         if model.threads is not None:
             torch.set_num_threads(model.threads)
-        overrides = dict(model.overrides) | {"seed": model.seed, "outputs": list(model.outputs)}
+        overrides = {key: list(value) if isinstance(value, tuple) else value for key, value in model.overrides}
+        overrides |= {"seed": model.seed, "outputs": list(model.outputs)}
         if model.device is not None:
             overrides["device"] = f"$torch.device('{model.device}')"
         self.model = model
@@ -192,6 +193,7 @@ class _Scorer:
             "bundle_version": info.version,
             "reference": settings_key(asdict(self.reference)),
             "seed": model.seed,
+            "repair": sorted(overrides.get("repair", [])),
             "outputs": list(model.outputs),
             **parts["settings"],
         }
@@ -259,7 +261,7 @@ class _Scorer:
 def _rename(data: dict[Any, Any], job: Job) -> None:
     """Call the volume by its pseudonym; its UID stays only where a DICOM output needs it to find its study."""
     for volume in (data["image"], data["source"]):
-        volume.meta["name"] = job.entry.name
+        volume.meta |= {"name": job.entry.name, "filename_or_obj": job.files}
         if not any(output.startswith("dicom") for output in job.model.outputs):
             volume.meta["series_uid"] = ""
 

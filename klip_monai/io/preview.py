@@ -32,6 +32,8 @@ _CARD, _LETTER = "#141920", "#b8e8fa"
 _COLOUR_MAP = matplotlib.colormaps["viridis"]
 _MAX_ALPHA = 0.85
 _HALO = [withStroke(linewidth=2.5, foreground="#000000")]
+WORST_SLICE = (0.02, 0.487, 0.3133, 0.437)
+"""Where a preview shows the worst axial slice: left, bottom, width and height as shares of the picture."""
 _DISCLAIMER = "Research use only. Not a medical device, not for diagnosis or treatment."
 
 
@@ -197,7 +199,8 @@ def _draw_views(figure: Figure, scan: PreviewScan, colours: Normalize) -> None:
 
 def _panel(figure: Figure, *, row: int, column: int) -> Axes:
     """One black cell of the two by three grid."""
-    axes = figure.add_axes((0.02 + 0.3233 * column, 0.487 if row == 0 else 0.04, 0.3133, 0.437))
+    left, bottom, width, height = WORST_SLICE
+    axes = figure.add_axes((left + 0.3233 * column, bottom if row == 0 else 0.04, width, height))
     axes.set_facecolor(_PANEL)
     axes.set_xticks([])
     axes.set_yticks([])

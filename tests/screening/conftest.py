@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from screened import BUNDLES, tiny_scan
+from screen_runs import BUNDLES, tiny_scan
 
 from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.scoring import settings_key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -277,6 +278,8 @@ def _placed(model: Model, threads: int | None, own: int | None) -> Model:
     """A model on this worker's share of the machine; the workers that we started take turns on its GPUs."""
     from distributed import get_worker
 
+    if own is not None:
+        logging.disable(logging.WARNING)  # what the user needs to know is said by us
     worker, gpus = get_worker(), torch.cuda.device_count()
     model = replace(model, threads=threads or worker.state.nthreads)
     if own is None or not gpus or "device" in dict(model.overrides):

@@ -23,7 +23,9 @@ def quick_bundle(tmp_path_factory) -> Path:
     config["inferer"] |= {"sampler_levels": 0, "window_levels": 2}
     config["operator"]["name"] = "identity"
     path.write_text(json.dumps(config))
-    settings = open_workflow(bundle_info(root), "inference.json", kind="inference").parser.get_parsed_content("settings")
+    settings = open_workflow(bundle_info(root), "inference.json", kind="inference").parser.get_parsed_content(
+        "settings"
+    )
     references = sorted((root / "models" / "id_reference").glob("*.json"))
     reference = json.loads(references[0].read_text()) | {"key": settings_key(settings)}
     for old in references:

@@ -1,20 +1,14 @@
-"""Small archives to screen, and what a screening left, without what differs from run to run."""
+"""Small archives to screen."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
 from klip_monai.phantom import axial_affine, random_anatomy, render
-from klip_monai.screening.ledger import FILE_NAME, Ledger
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
 
@@ -27,6 +21,6 @@ def tiny_scan(seed: int) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.round(image[0].numpy()).astype(np.int16), affine)
 
 
-def klip_screen(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "klip_monai.cli", "screen", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def screen_command(archive: Path, output: Path, bundle: Path, *options: object) -> list[str]:
+    command = [sys.executable, "-m", "klip_monai.cli", "screen", archive, "-o", output, "--bundle", bundle, *options]
+    return [str(part) for part in command]

@@ -5,8 +5,6 @@ import hashlib
 import io
 import json
 import re
-import subprocess
-import zipfile
 from datetime import datetime, timezone
 from html.parser import HTMLParser
 

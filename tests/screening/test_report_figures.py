@@ -25,7 +25,9 @@ def test_a_scan_lies_beyond_the_threshold_exactly_if_its_p_value_is_at_most_the_
 
 def test_new_healthy_scans_lie_beyond_the_threshold_as_often_as_said():
     calls = [
-        np.mean(np.asarray(reference(500, seed=1000 + seed).scan_scores) > Threshold.of(reference(19, seed=seed), 0.1).score)
+        np.mean(
+            np.asarray(reference(500, seed=1000 + seed).scan_scores) > Threshold.of(reference(19, seed=seed), 0.1).score
+        )
         for seed in range(300)
     ]
     assert np.mean(calls) == pytest.approx(0.1, abs=0.015)

@@ -39,7 +39,7 @@ def archive(tmp_path_factory) -> Path:
     """Six small scans as NIfTI, one of them not in Hounsfield units."""
     folder = tmp_path_factory.mktemp("archive")
     for number in range(5):
-        nib.save(tiny_scan(number), folder / f"patient_{number}.nii.gz")
+        nib.save(tiny_scan(number), folder / f"Smith_{number}.nii.gz")
     image = tiny_scan(5)
-    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).clip(0, 255), image.affine), folder / "patient_5.nii.gz")
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).clip(0, 255), image.affine), folder / "Smith_5.nii.gz")
     return folder

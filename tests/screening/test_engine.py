@@ -29,7 +29,7 @@ class Found:
 
 
 class Scripted:
-    """Workers that do as the name of a scan says: "dies", "dies-once", "crashes", "hangs", "full"; else it is scored."""
+    """Workers that do as the name of a scan says: "dies", "crashes", "hangs", "full", ...; others are scored."""
 
     dashboard = ""
 

@@ -70,7 +70,7 @@ def screen_under_fire(
     """
     rng, killed = random.Random(seed), dict.fromkeys(whom, 0)
     process = _start(command)
-    while sum(killed.values()) < kills and _begins(process, output):
+    while sum(killed.values()) < kills and begins(process, output):
         time.sleep(rng.uniform(0, within))
         kind = rng.choice(list(whom))
         victims = sorted(_workers_of(process.pid)) if kind == "worker" else [process.pid]
@@ -91,7 +91,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _begins(process: subprocess.Popen[bytes], output: Path) -> bool:
+def begins(process: subprocess.Popen[bytes], output: Path) -> bool:
     """Wait until a process works on a scan; False if it ends without."""
     while process.poll() is None:
         if (output / FILE_NAME).is_file():

@@ -21,3 +21,11 @@ class OutputError(KlipError, OSError):
 
 class PacsError(KlipError, OSError):
     """A DICOMweb server that cannot be reached, does not let us in, or answers with what is no use."""
+
+
+def known_error(error: BaseException) -> KlipError | None:
+    """The KlipError behind an error that MONAI's transforms and engines wrapped, if there is one."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KlipError):
+        seen = seen.__cause__ or seen.__context__
+    return seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -336,6 +337,12 @@ class SaveOverlayd(MapTransform):
         self.score_key = score_key
         self.output_dir, self.reference, self.provenance = Path(output_dir), reference, provenance
         self.heatmap_key, self.source_key = heatmap_key, source_key
+
+    def into(self, output_dir: str | Path) -> SaveOverlayd:
+        """The same, writing into another folder."""
+        other = copy(self)
+        other.output_dir = Path(output_dir)
+        return other
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Write the case."""

@@ -11,9 +11,9 @@ import typer
 from rich.markup import escape
 
 from klip_monai import __version__
-from klip_monai.cli import inspect, score, studies, training, viewing  # noqa: F401  each adds its commands
+from klip_monai.cli import inspect, score, screening, studies, training, viewing  # noqa: F401  each adds commands
 from klip_monai.cli.options import app, err, out
-from klip_monai.errors import KlipError
+from klip_monai.errors import known_error
 
 __all__ = ["app", "main"]
 
@@ -25,14 +25,6 @@ def _options(
     if version:
         out.print(f"klip-monai {__version__}")
         raise typer.Exit
-
-
-def _user_error(error: BaseException) -> KlipError | None:
-    """The KlipError behind an error that MONAI's transforms and engines wrapped, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, KlipError):
-        seen = seen.__cause__ or seen.__context__
-    return seen
 
 
 def _quiet() -> None:
@@ -50,7 +42,7 @@ def main() -> None:
         err.print("interrupted; no result was written")
         sys.exit(130)
     except Exception as error:
-        known = _user_error(error)
+        known = known_error(error)
         if known is None:
             err.print(
                 f"[red]internal error[/red] {type(error).__name__}: {escape(str(error))}",

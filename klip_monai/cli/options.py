@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -138,14 +139,19 @@ def open_bundle(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
     from klip_monai.bundle import open_workflow
 
     workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
+    check_views(workflow, overrides)
+    workflow.initialize()
+    return workflow
+
+
+def check_views(workflow: ConfigWorkflow, overrides: Mapping[str, Any]) -> None:
+    """Refuse views of a measurement that has none."""
     measurement = workflow.parser["operator#name"]
     if measurement in _WITHOUT_VIEWS and {"operator#views", "operator#angle_range"} & overrides.keys():
         raise InputError(
             f"--views, --angle-range: got them with the measurement {measurement}, which has no views; add --operator "
             "sparse_view, limited_angle or fan_beam"
         )
-    workflow.initialize()
-    return workflow
 
 
 def progress_bar() -> Progress:

@@ -36,8 +36,8 @@ def source_headers(volume: MetaTensor) -> list[Dataset]:
     Raises:
         InputError: files that are gone, or lack the UIDs that a derived object has to refer to.
     """
-    path, names = volume.meta["filename_or_obj"], set(volume.meta["files"].split(FILE_SEPARATOR))
-    path = path if isinstance(path, ListedFiles) else Path(path)
+    given, names = volume.meta["filename_or_obj"], set(volume.meta["files"].split(FILE_SEPARATOR))
+    path = given if isinstance(given, ListedFiles) else Path(given)
     axes = np.asarray(volume.affine[:3, :3], dtype=np.float64)
     slice_mm = float(abs(np.linalg.det(axes)) / np.prod(np.linalg.norm(axes[:, :2], axis=0)))
     headers: dict[str, Dataset] = {}

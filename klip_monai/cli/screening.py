@@ -1,0 +1,277 @@
+"""Screening of archives: `screen`. Exit codes: as everywhere, and 3 if some series were refused or failed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
+from rich.table import Table
+
+from klip_monai.cli.options import (
+    AngleOption,
+    BundleOption,
+    Device,
+    DeviceOption,
+    EstimatorOption,
+    OperatorOption,
+    RepairOption,
+    SeedOption,
+    TwinsOption,
+    ViewsOption,
+    app,
+    check_views,
+    err,
+    out,
+    overrides_of,
+)
+from klip_monai.errors import InputError
+
+if TYPE_CHECKING:
+    from klip_monai.screening.entry import Entry
+    from klip_monai.screening.plan import Plan
+    from klip_monai.screening.scorer import Model
+    from klip_monai.screening.session import Series
+    from klip_monai.screening.tally import Kind, Listener, Tally
+
+SOME_NOT_SCORED = 3
+
+
+@app.command()
+def screen(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same again goes on.")],
+    archives: Annotated[
+        list[Path] | None, typer.Argument(metavar="ARCHIVE...", help="Folders, zip or tar archives, and files.")
+    ] = None,
+    bundle: BundleOption = None,
+    operator: OperatorOption = None,
+    views: ViewsOption = None,
+    angle_range: AngleOption = None,
+    estimator: EstimatorOption = None,
+    twins: TwinsOption = None,
+    outputs: Annotated[
+        str, typer.Option(metavar="NAMES", help="What to write for each scan, as in `score`; a preview always.")
+    ] = "seg-nrrd",
+    repair: RepairOption = None,
+    device: DeviceOption = Device.auto,
+    seed: SeedOption = 0,
+    modality: Annotated[str, typer.Option(help="Only DICOM series of this modality.")] = "CT",
+    body_part: Annotated[str | None, typer.Option(help="Only series with this BodyPartExamined.")] = None,
+    min_slices: Annotated[int, typer.Option(min=1, help="Only series with at least so many slices.")] = 3,
+    description: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Only series whose SeriesDescription has this in it.")
+    ] = None,
+    since: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only series of this date on.")] = None,
+    with_description: Annotated[
+        bool, typer.Option("--with-description", help="Keep SeriesDescription in the ledger and the report.")
+    ] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Worker processes.  \\[default: threads of this one]")] = 0,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler (tcp://HOST:PORT or its .json file).")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Slices that pass the network together.  \\[default: what fits]")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a slice may take.")] = 60.0,
+    attempts: Annotated[int, typer.Option(min=1, help="Starts of a scan before it counts as failed.")] = 2,
+    rescore: Annotated[bool, typer.Option("--rescore", help="Do all again, with these settings.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Do refused and failed series again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
+    export_only: Annotated[bool, typer.Option("--export-only", help="Write tables and report anew, and stop.")] = False,
+    key_file: Annotated[
+        Path | None, typer.Option(help="Write which series each name stands for; private, so keep it elsewhere.")
+    ] = None,
+    json_logs: Annotated[
+        str | None, typer.Option(metavar="FILE", help="One JSON object a line for each event; - is standard error.")
+    ] = None,
+    debug_log: Annotated[
+        Path | None, typer.Option(help="Tracebacks of crashes; they may hold paths and tags, so keep it private.")
+    ] = None,
+) -> None:
+    """Score the CT series of an archive; stopped or killed, the same command goes on where it was.
+
+    Exit codes: 0 all series scored (or left out by a filter), 3 some were refused or failed, 2 bad input, 1 a fault of
+    ours, 130 interrupted.
+    """
+    from klip_monai.screening import session
+
+    if export_only:
+        _export(output)
+        return
+    if not archives:
+        raise InputError("screen: got no ARCHIVE, expected folders, zip or tar archives, or files")
+    if workers and scheduler:
+        raise InputError("--workers, --scheduler: got both, expected one; a scheduler has workers of its own")
+    overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
+    if repair:
+        overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
+    model = _model(bundle, overrides, seed=seed, outputs=outputs)
+    wanted = {"modality": modality, "body_part": body_part, "min_slices": min_slices, "description": description}
+    with ExitStack() as stack:
+        series = stack.enter_context(
+            _archive(archives, output, key_file, since=since.date() if since else None, **wanted)
+        )
+        if dry_run:
+            _print_plan(session.plan_screening(series, output), workers=max(1, workers), device=device)
+            return
+        options = session.Options(
+            workers=workers,
+            scheduler=scheduler,
+            batch_size=batch_size,
+            timeout=timeout,
+            attempts=attempts,
+            with_description=with_description,
+            rescore=rescore,
+            retry=retry,
+            log=_debug(stack, debug_log),
+            listeners=[_json_log(stack, json_logs) if json_logs else stack.enter_context(_live())],
+            announce=lambda text: err.print(escape(text)),
+        )
+        tally = _interruptible(lambda: session.screen(series, output, model, options), output)
+    _print_tally(tally, output)
+    raise typer.Exit(_exit_code(tally))
+
+
+def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs: str) -> Model:
+    """What to score with, checked before any work."""
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle, open_workflow
+    from klip_monai.case import file_names
+    from klip_monai.screening.scorer import Model
+
+    names = tuple(name.strip() for name in outputs.split(",") if name.strip())
+    file_names("", names)
+    info = find_bundle(bundle or DEFAULT_BUNDLE)
+    check_views(open_workflow(info, "inference.json", kind="inference", **overrides), overrides)
+    return Model(info.root, tuple(sorted(overrides.items())), seed=seed, outputs=names)
+
+
+@contextmanager
+def _archive(archives: list[Path], output: Path, key_file: Path | None, **wanted: Any) -> Iterator[Series]:
+    """Bring the index of the archives up to date; gives their series."""
+    from klip_monai.io.atomic import check_writable
+    from klip_monai.screening.discovery import ArchiveIndex
+    from klip_monai.screening.found import SeriesFilter
+    from klip_monai.screening.key_file import write_key_file
+    from klip_monai.screening.session import INDEX, one_at_a_time
+
+    filters = SeriesFilter(**wanted)
+    check_writable(output)
+    with one_at_a_time(output / f".{INDEX}.lock"), ArchiveIndex(output / INDEX) as index:
+        with err.status("looking through the archive") as status:
+            index.update(
+                archives, progress=lambda files, series: status.update(f"{files} files, {series} series so far")
+            )
+        if key_file is not None:
+            write_key_file(key_file, index.series(filters))
+    with ArchiveIndex(output / INDEX) as index:
+        yield lambda: index.series(filters)
+
+
+@contextmanager
+def _live() -> Iterator[Listener]:
+    """Progress on standard error."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TextColumn("{task.fields[speed]}"), console=err, transient=True) as bar:
+        task = bar.add_task("starting", total=None, speed="")
+
+        def show(kind: Kind, tally: Tally, entry: Entry | None = None) -> None:
+            counts = ", ".join(f"{n} {state.value}" for state, n in sorted(tally.counts.items()) if n)
+            speed = "" if not tally.rate else f"{60 * tally.rate:.3g} a minute, {_duration(tally.seconds_left)} left"
+            done = tally.total - tally.left
+            bar.update(task, completed=done, total=tally.total, description=counts or "starting", speed=speed)
+
+        yield show
+
+
+def _json_log(stack: ExitStack, where: str) -> Listener:
+    from klip_monai.screening.listeners import JsonLog
+
+    if where == "-":
+        return JsonLog(sys.stderr.write)
+    return JsonLog(stack.enter_context(open(where, "a", buffering=1, encoding="utf-8")).write)
+
+
+def _debug(stack: ExitStack, path: Path | None) -> Callable[[str, str], None] | None:
+    if path is None:
+        return None
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    file = stack.enter_context(os.fdopen(descriptor, "a", buffering=1, encoding="utf-8"))
+    return lambda name, trace: print(f"{datetime.now().isoformat()} {name}\n{trace}", file=file)
+
+
+def _interruptible(run: Callable[[], Tally], output: Path) -> Tally:
+    """Run; an interruption, also by SIGTERM as clusters send it, leaves everything ready to go on."""
+    from klip_monai.screening.workers import StuckError
+
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return run()
+    except KeyboardInterrupt:
+        err.print(f"interrupted; what is scored stays in {escape(str(output))}. Give the same command again to go on")
+        raise typer.Exit(130) from None
+    except StuckError as error:
+        err.print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.stderr.flush()
+        os._exit(2)  # a thread that hangs would be waited for
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _export(output: Path) -> None:
+    from klip_monai.screening.ledger import FILE_NAME, Ledger
+    from klip_monai.screening.results import write_results
+
+    if not (output / FILE_NAME).is_file():
+        raise InputError(f"--output: got {output} without {FILE_NAME}, expected the folder of a screening")
+    with Ledger(output / FILE_NAME) as ledger:
+        for path in write_results(ledger, output):
+            out.print(escape(str(path)))
+
+
+def _print_plan(plan: Plan, *, workers: int, device: Device) -> None:
+    import torch
+
+    kind = "cuda" if device is not Device.cpu and torch.cuda.is_available() else "cpu"
+    table = Table.grid(padding=(0, 2))
+    table.add_row("to score", f"{plan.series} series, {plan.slices} slices")
+    for state, n in sorted(plan.done.items()):
+        table.add_row(f"{state.value} before" if state != "running" else "running elsewhere", str(n))
+    for group, n in plan.skipped.most_common():
+        table.add_row("left out", f"{n} ({escape(group)})")
+    basis = "as measured here" if plan.slice_seconds else f"a rough guess for {kind}"
+    table.add_row("time", f"{_duration(plan.seconds(device=kind, workers=workers))}, {basis}")
+    out.print(table)
+
+
+def _print_tally(tally: Tally, output: Path) -> None:
+    counts = ", ".join(f"{n} {state.value}" for state, n in sorted(tally.counts.items()) if n)
+    phases = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in tally.seconds.items())
+    out.print(f"{tally.total} series: {counts or 'nothing to do'}")
+    if phases:
+        out.print(f"{tally.handled} in {_duration(tally.elapsed)}; {phases}")
+    out.print(escape(str(output / "ledger.csv")))
+
+
+def _exit_code(tally: Tally) -> int:
+    from klip_monai.screening.entry import State
+
+    return SOME_NOT_SCORED if tally.counts[State.refused] + tally.counts[State.failed] else 0
+
+
+def _duration(seconds: float | None) -> str:
+    """As "2 h 05 min"."""
+    if seconds is None:
+        return "?"
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"

@@ -1,0 +1,39 @@
+"""Why a series was not scored, in words that tell nothing about the patient."""
+
+from __future__ import annotations
+
+import re
+
+_GROUPS = (  # first match counts; words of the readers' messages
+    (r"missing slice|unevenly spaced|not evenly|irregular", "missing or uneven slices"),
+    (r"occupied position|repeated", "repeated slices"),
+    (r"damaged|cut off|cut-off|cannot be decoded|cannot read|incomplete", "damaged files"),
+    (r"tilt|sheared", "gantry tilt"),
+    (r"ImageOrientation|ImagePosition|PixelSpacing|qform|sform|spacing|full place in space|shifted", "geometry"),
+    (r"Rescale|look-up table|not HU|PaddingValue|NaN", "not Hounsfield units"),
+    (r"only CT|CT series, expected|no modality", "not CT"),
+    (r"slice\(s\), expected at least|expected at least \d+ voxels|no slices", "too few slices"),
+    (r"mixed|differ in|different slices", "mixed slices"),
+    (r"body|empty", "no body"),
+    (r"does not exist|no known format|expected the DICOM files", "not found"),
+    (r"grey|frame", "not one grey volume"),
+)
+
+
+def group_of(reason: str) -> str:
+    """What a refusal has in common with others: a few words without numbers."""
+    return next((group for pattern, group in _GROUPS if re.search(pattern, reason)), "other")
+
+
+def without_names(message: str) -> str:
+    """A reader's message as one sentence without paths, file names, UIDs and lists of series.
+
+    Args:
+        message: of an :class:`klip_monai.errors.InputError`: "WHERE: got ..., expected ...; way out".
+    """
+    text = message[message.find("got ") :] if "got " in message else message
+    text = re.split(r"(?:[;,:] found |: choose one | --series-uid)", text)[0]
+    text = re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
+    text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s,;:]+", "...", text)
+    text = re.sub(r"\b\d+(?:\.\d+){4,}\b", "...", text)
+    return " ".join(text.split())[:400]

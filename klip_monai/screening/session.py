@@ -1,0 +1,140 @@
+"""A screening from the archive to the report: index, ledger, workers and results put together."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from klip_monai.io.atomic import check_writable
+from klip_monai.screening.engine import Found, Screening
+from klip_monai.screening.entry import Entry, State
+from klip_monai.screening.ledger import FILE_NAME, Ledger
+from klip_monai.screening.listeners import MetricsFile
+from klip_monai.screening.plan import Plan, make_plan
+from klip_monai.screening.results import REFERENCE, write_results
+from klip_monai.screening.scorer import Model
+from klip_monai.screening.tally import Listener, Tally
+from klip_monai.screening.workers import Workers, dask_cluster, in_process, local_cluster
+
+INDEX = "index.sqlite"
+METRICS = "metrics.prom"
+Series = Callable[[], Iterable[Found]]
+"""Gives the series of an archive, sorted by name, each time anew."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a screening is run; nothing of it changes results but ``batch_size``.
+
+    Attributes:
+        workers: processes of this machine; 0 scores in this one.
+        scheduler: address of a Dask scheduler instead.
+        batch_size: slices that pass the network together; None takes what the ledger says, or fits the device.
+        timeout: see :class:`klip_monai.screening.engine.Screening`.
+        attempts: likewise.
+        with_description: likewise.
+        after: likewise.
+        rescore: take new settings and do every series again.
+        retry: do refused and failed series again.
+        log: see :class:`klip_monai.screening.engine.Screening`.
+        listeners: likewise.
+        announce: is told what happens before the first series, in words.
+    """
+
+    workers: int = 0
+    scheduler: str | None = None
+    batch_size: int | None = None
+    timeout: float = 60.0
+    attempts: int = 2
+    with_description: bool = False
+    after: Callable[[Path, Entry], None] | None = None
+    rescore: bool = False
+    retry: bool = False
+    log: Callable[[str, str], None] | None = None
+    listeners: Sequence[Listener] = field(default=())
+    announce: Callable[[str], None] = lambda _: None
+
+
+def screen(series: Series, output: Path, model: Model, options: Options) -> Tally:
+    """Score all series of an archive, or those that are left, and write tables and report.
+
+    Args:
+        series: of the archive.
+        output: folder of the results; the same one again goes on where the last run stopped.
+        model: what to score with.
+        options: how.
+
+    Returns:
+        The counts at the end.
+
+    Raises:
+        InputError: the folder was begun with other settings, or no workers could be had.
+        OutputError: the folder cannot be written to.
+        BundleError: the bundle cannot be used.
+        StuckError: a scan hangs in this process.
+    """
+    check_writable(output)
+    with Ledger(output / FILE_NAME) as ledger:
+        with _workers(options) as workers:
+            if workers.dashboard:
+                options.announce(f"Dask dashboard: {workers.dashboard}")
+            model = _settle(ledger, workers, model, output, options)
+            if options.retry:
+                ledger.retry((State.refused, State.failed))
+            plan = make_plan(series(), ledger)
+            screening = Screening(
+                ledger,
+                workers,
+                model,
+                output,
+                attempts=options.attempts,
+                timeout=options.timeout,
+                after=options.after,
+                with_description=options.with_description,
+                listeners=(*options.listeners, MetricsFile(output / METRICS)),
+                log=options.log,
+                tally=Tally(total=plan.total, counts=plan.counts()),
+            )
+            tally = screening.run(series())
+        write_results(ledger, output)
+        return tally
+
+
+def plan_screening(series: Series, output: Path) -> Plan:
+    """What :func:`screen` would do now."""
+    with TemporaryDirectory() as nowhere:
+        begun = (output / FILE_NAME).is_file()
+        with Ledger((output if begun else Path(nowhere)) / FILE_NAME) as ledger:
+            return make_plan(series(), ledger)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process of this machine after the other pass, as when the archive is indexed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _workers(options: Options) -> AbstractContextManager[Workers]:
+    if options.scheduler is not None:
+        return dask_cluster(options.scheduler)
+    return local_cluster(options.workers) if options.workers else in_process()
+
+
+def _settle(ledger: Ledger, workers: Workers, model: Model, output: Path, options: Options) -> Model:
+    """Settle the batch size, and bind the ledger to everything that changes results."""
+    described = workers.describe(model)
+    stored = {} if options.rescore else ledger.settings()
+    batch_size = options.batch_size or stored.get("batch_size") or described.batch_size
+    ledger.agree({**described.settings, "batch_size": batch_size}, rescore=options.rescore)
+    staged = output / f".{REFERENCE}.{os.getpid()}"
+    described.reference.save(staged)
+    os.replace(staged, output / REFERENCE)
+    return replace(model, batch_size=batch_size)

@@ -1,0 +1,26 @@
+"""Small archives to screen."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from klip_monai.phantom import axial_affine, random_anatomy, render
+
+BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
+
+
+def tiny_scan(seed: int) -> nib.Nifti1Image:
+    """A phantom of 100 x 100 x 3 voxels."""
+    shape = (100, 100, 3)
+    affine = axial_affine(shape, spacing=(4.0, 4.0, 8.0), centre=(0.0, 0.0, 20.0))
+    image = render(random_anatomy(910_100 + seed), affine, shape=shape).image
+    return nib.Nifti1Image(np.round(image[0].numpy()).astype(np.int16), affine)
+
+
+def screen_command(archive: Path, output: Path, bundle: Path, *options: object) -> list[str]:
+    command = [sys.executable, "-m", "klip_monai.cli", "screen", archive, "-o", output, "--bundle", bundle, *options]
+    return [str(part) for part in command]

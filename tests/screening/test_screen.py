@@ -1,0 +1,174 @@
+"""`klip-monai screen` from archive to results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+import torch
+from screen_runs import screen_command
+from typer.testing import CliRunner
+
+from klip_monai.case import file_names
+from klip_monai.cli import app
+from klip_monai.errors import InputError
+from klip_monai.screening import scorer
+from klip_monai.screening.entry import Entry, State
+from klip_monai.screening.kill_study import begins, contents, screen_under_fire
+from klip_monai.screening.ledger import FILE_NAME, Ledger
+from klip_monai.screening.placement import power_of_two, slices_per_batch
+from klip_monai.screening.scorer import Job, Model, case_dir, score_one
+
+
+def screen(archive: Path, output: Path, bundle: Path, *options: object):
+    return CliRunner().invoke(app, screen_command(archive, output, bundle, *options)[3:])
+
+
+@pytest.fixture(scope="module")
+def screened(archive, quick_bundle, tmp_path_factory) -> Path:
+    """The archive, screened in this process and undisturbed."""
+    output = tmp_path_factory.mktemp("screened")
+    options = ("--json-logs", output / "log.jsonl", "--key-file", output / "key.csv")
+    assert screen(archive, output, quick_bundle, *options).exit_code == 3
+    return output
+
+
+def test_each_scan_has_its_case_and_the_bad_one_its_reason(screened):
+    with Ledger(screened / FILE_NAME) as ledger:
+        entries = list(ledger.entries())
+    assert sorted(entry.state.value for entry in entries) == ["refused"] + ["scored"] * 5
+    for entry in entries:
+        if entry.state is State.scored:
+            assert entry.case_dir == case_dir(entry.name)
+            names = sorted(path.name for path in (screened / entry.case_dir).iterdir())
+            assert names == sorted(file_names(entry.name, ["seg-nrrd"]).values())
+            assert entry.n_slices == 3
+            assert 0 < entry.p_value <= 1
+            assert min(entry.read_seconds, entry.score_seconds, entry.write_seconds) > 0
+        else:
+            assert entry.group == "not Hounsfield units"
+            assert not entry.case_dir
+
+
+def test_nothing_but_the_key_file_and_the_index_tells_what_the_files_were_called(screened, archive):
+    for path in screened.rglob("*"):
+        if path.is_file() and path.name not in ("key.csv", "index.sqlite"):
+            assert b"Smith" not in path.read_bytes(), path.name
+    assert (screened / "key.csv").stat().st_mode & 0o777 == 0o600
+    with (screened / "key.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(Path(row["path"]).name for row in rows) == sorted(path.name for path in archive.iterdir())
+
+
+def test_tables_metrics_and_events_are_there(screened):
+    assert len((screened / "ledger.csv").read_text().splitlines()) == 7
+    assert (screened / "report.html").is_file()
+    metrics = (screened / "metrics.prom").read_text()
+    assert 'klip_screen_series{state="scored"} 5\n' in metrics
+    assert "klip_screen_left_series 0\n" in metrics
+    events = [json.loads(line) for line in (screened / "log.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events].count("done") == 6
+    assert events[-1]["counts"]["scored"] == 5
+
+
+def test_the_same_again_does_nothing_and_a_dry_run_says_so(screened, archive, quick_bundle):
+    before = contents(screened)
+    again = screen(archive, screened, quick_bundle)
+    assert again.exit_code == 3
+    plan = screen(archive, screened, quick_bundle, "--dry-run", "--min-slices", 1)
+    assert plan.exit_code == 0
+    assert "scored before   5" in plan.stdout
+    assert contents(screened) == before
+
+
+def test_other_settings_are_refused(screened, archive, quick_bundle):
+    refused = screen(archive, screened, quick_bundle, "--seed", 7)
+    assert isinstance(refused.exception, InputError)
+    assert "seed 7 (was 0)" in str(refused.exception)
+
+
+def test_tables_are_written_anew_on_request(screened, tmp_path):
+    shutil.copy(screened / FILE_NAME, tmp_path)
+    result = CliRunner().invoke(app, ["screen", "--output", str(tmp_path), "--export-only"])
+    assert result.exit_code == 0
+    assert (tmp_path / "ledger.csv").read_text() == (screened / "ledger.csv").read_text()
+
+
+def test_a_killed_worker_and_a_killed_process_beside_another_leave_what_an_undisturbed_run_leaves(
+    screened, archive, quick_bundle, tmp_path
+):
+    pytest.importorskip("distributed")
+    command = screen_command(archive, tmp_path, quick_bundle, "--attempts", 100)
+    on_worker = [*command, "--workers", "1"]
+    killed = screen_under_fire(on_worker, tmp_path, kills=1, seed=0, within=0.5, whom=("worker",))
+    with Ledger(tmp_path / FILE_NAME) as ledger:
+        assert ledger.counts() == {State.scored: 5, State.refused: 1}
+        redone = [entry.name for entry in ledger.entries() if entry.state is State.scored][:3]
+        for name in redone:  # as if they had not been done
+            ledger._sql.execute("UPDATE series SET state = 'pending' WHERE name = ?", (name,))
+    assert killed == {"worker": 1}
+    one, two = (subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2))
+    if begins(one, tmp_path):
+        one.kill()
+    one.wait(60)
+    assert two.wait(120) == 3
+    assert contents(tmp_path) == contents(screened)
+    assert not list(tmp_path.rglob(".klip-staging*"))
+
+
+@pytest.fixture
+def job(archive, quick_bundle, tmp_path) -> Job:
+    model = Model(quick_bundle, batch_size=16)
+    return Job(Entry("ct-aa"), archive / "Smith_0.nii.gz", model, tmp_path)
+
+
+def test_a_scan_is_named_by_its_pseudonym_and_sent_on(job, tmp_path):
+    sent = []
+    outcome = score_one(Job(job.entry, job.files, job.model, tmp_path, lambda *given: sent.append(given)))
+    assert outcome.entry.state is State.scored
+    assert sent == [(tmp_path / "cases" / "aa" / "ct-aa", outcome.entry)]
+    summary = json.loads((sent[0][0] / "ct-aa_summary.json").read_text())
+    assert summary["name"] == "ct-aa"
+    assert outcome.provenance == summary["provenance"]
+
+
+def test_crashes_are_told_by_their_kind_alone(job, monkeypatch):
+    def crash(*_):
+        raise MemoryError("/data/Smith") if crash.memory else KeyError("Smith")
+
+    monkeypatch.setattr(scorer._Scorer, "run", crash)
+    for crash.memory, group in ((True, "out of memory"), (False, "unexpected KeyError")):
+        outcome = score_one(job)
+        assert outcome.entry.state is State.failed
+        assert outcome.entry.group == group
+        assert "Smith" not in str(outcome.entry)
+        assert "Smith" in outcome.trace
+
+
+def test_a_scan_that_is_gone_is_refused_without_its_path(job, tmp_path):
+    outcome = score_one(Job(job.entry, tmp_path / "Smith.nii.gz", job.model, tmp_path))
+    assert (outcome.entry.state, outcome.entry.group) == (State.refused, "not found")
+    assert "Smith" not in str(outcome.entry)
+
+
+def test_gpu_batches_are_powers_of_two_that_fit(monkeypatch):
+    assert [power_of_two(most) for most in (0, 1, 3, 64, 100, 5000)] == [1, 1, 2, 64, 64, 128]
+    assert slices_per_batch(None, (8, 8), "cpu", default=16) == 16
+
+
+def test_screening_reads_what_score_reads(tmp_path, archive, quick_bundle):
+    """The overlay is the one that `score` writes."""
+    source = archive / "Smith_0.nii.gz"
+    done = CliRunner().invoke(
+        app, ["score", str(source), "-o", str(tmp_path), "--bundle", str(quick_bundle), "--outputs", "nifti"]
+    )
+    assert done.exit_code == 0, done.exception
+    score_one(Job(Entry("ct-aa"), source, Model(quick_bundle, outputs=("nifti",)), tmp_path))
+    images = [tmp_path / "Smith_0_heatmap.nii.gz", tmp_path / case_dir("ct-aa") / "ct-aa_heatmap.nii.gz"]
+    one, two = (torch.from_numpy(nib.load(path).get_fdata()) for path in images)
+    assert torch.equal(one, two)

@@ -1,4 +1,4 @@
-"""The result of one scan: its summary and its files."""
+"""The result of one scan: what was found, and its files; see :mod:`klip_monai.outputs` for each of them."""
 
 from __future__ import annotations
 
@@ -14,46 +14,14 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from klip_monai import __version__
-from klip_monai.errors import InputError
-from klip_monai.io.atomic import publish
-from klip_monai.io.dicom_pixels import PADDING_HU
-from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
-from klip_monai.io.preview import write_preview
-from klip_monai.io.straighten import leans, straighten
+from klip_monai.io.atomic import check_free, publish
+from klip_monai.io.straighten import leans
 from klip_monai.io.summary import write_summary
+from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, Writing, case_files, file_names, write_picture
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
-_NATS = ("nats per pixel", "nats per pixel of the prior's grid, calibrated to average healthy tissue")
-_TWINS = ("times the twins", "multiples of what twins made by the prior score, calibrated to average healthy tissue")
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
-
-
-OUTPUTS: dict[str, dict[str, str]] = {
-    "nifti": {"heatmap": "heatmap.nii.gz", "labels": "labels.nii.gz"},
-    "seg-nrrd": {"segmentation": "overlay.seg.nrrd"},
-    "dicom-seg": {"dicom_seg": "seg.dcm"},
-    "dicom-pm": {"dicom_pm": "pm.dcm"},
-}
-"""Outputs that can be chosen: endings of their files, by kind. Preview and summary are always written."""
-
-DEFAULT_OUTPUTS = ("nifti", "seg-nrrd")
-
-
-def file_names(name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, str]:
-    """Names of the files of a case, by kind.
-
-    Raises:
-        InputError: for an output that is not among :data:`OUTPUTS`.
-    """
-    unknown = [output for output in outputs if output not in OUTPUTS]
-    if unknown:
-        raise InputError(
-            f"outputs: got {', '.join(unknown)}, expected some of {', '.join(OUTPUTS)}; check the spelling"
-        )
-    endings = {kind: ending for output in outputs for kind, ending in OUTPUTS[output].items()}
-    endings |= {"preview": "preview.png", "summary": "summary.json"}
-    return {kind: f"{name}_{ending}" for kind, ending in endings.items()}
 
 
 @dataclass(frozen=True)
@@ -68,6 +36,7 @@ class Case:
         scan_score: maximum of the heat map on the prior's grid.
         reference: ID reference of the settings that made the heat map.
         provenance: bundle, weights hash and settings, JSON-able.
+        keep_names: whether files may say whose scan it is: the summary then has the series UID.
     """
 
     volume: MetaTensor
@@ -76,6 +45,25 @@ class Case:
     scan_score: float
     reference: IDReference
     provenance: Mapping[str, Any]
+    keep_names: bool = False
+
+    @property
+    def uses_twins(self) -> bool:
+        """Whether the heat map was measured against twins."""
+        return bool(self.provenance.get("settings", {}).get("twins"))
+
+    @property
+    def unit(self) -> str:
+        """Unit of the heat map in a few words."""
+        return "times the twins" if self.uses_twins else "nats per pixel"
+
+    @property
+    def unit_in_full(self) -> str:
+        """Unit of the heat map, and what it is a multiple or a density of."""
+        meant = (
+            "multiples of what twins made by the prior score" if self.uses_twins else f"{self.unit} of the prior's grid"
+        )
+        return f"{meant}, calibrated to average healthy tissue"
 
 
 def summarize(case: Case) -> dict[str, Any]:
@@ -103,12 +91,12 @@ def summarize(case: Case) -> dict[str, Any]:
         "name": volume.meta["name"],
         "source": {
             "format": volume.meta["format"],
-            "series_uid": volume.meta["series_uid"] or None,
             "shape": list(values.shape),
             "spacing_mm": np.linalg.norm(affine[:3, :3], axis=0).tolist(),
             "affine_ras_mm": affine.tolist(),
+            **({"series_uid": volume.meta["series_uid"] or None} if case.keep_names else {}),
         },
-        "unit": _unit(case.provenance)[1],
+        "unit": case.unit_in_full,
         "scan_score": case.scan_score,
         "p_value": reference.p_value(case.scan_score),
         "worst": {
@@ -140,11 +128,6 @@ def versions() -> dict[str, str]:
     return {"klip_monai": __version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
-def _unit(provenance: Mapping[str, Any]) -> tuple[str, str]:
-    """Unit of a heat map, short and long."""
-    return _TWINS if provenance.get("settings", {}).get("twins") else _NATS
-
-
 def remarks(slices: int, reference: IDReference) -> list[str]:
     """What a reader of the p-value has to know, in sentences; none for a scan like those of the reference."""
     if slices <= 1.5 * reference.slices:
@@ -169,99 +152,37 @@ def _reading_remarks(volume: MetaTensor) -> list[str]:
     return found
 
 
-def save_case(case: Case, output_dir: str | Path, *, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, Any]:
+def save_case(
+    case: Case, output_dir: str | Path, *, outputs: Sequence[str] = DEFAULT_OUTPUTS, overwrite: bool = False
+) -> dict[str, Any]:
     """Write all files of a case, or none.
 
     Args:
         case: the scored scan.
         output_dir: folder; made if missing.
-        outputs: which of :data:`OUTPUTS` to write. The DICOM ones carry the patient module of the source, so that an
-            archive files them with its study; no other output carries anything of it.
+        outputs: which of :data:`klip_monai.outputs.OUTPUTS` to write. The DICOM ones carry the patient module of the
+            source, so that an archive files them with its study; no other output carries anything of it.
+        overwrite: replace the files of this case that are there, also those of other outputs, instead of refusing.
 
     Returns:
         The summary, with timings and the paths of the ``files``.
 
     Raises:
         InputError: an unknown output, or a DICOM output of a scan that was not read from DICOM files.
-        OutputError: if the folder cannot be written to; nothing is left behind then.
+        OutputError: if the folder cannot be written to, or holds files of this case; all is left as it was then.
     """
     start = time.perf_counter()
-    summary, reference, meta = summarize(case), case.reference, case.volume.meta
-    names = file_names(summary["name"], outputs)
-    affine = np.asarray(case.volume.affine, dtype=np.float64)
-    ct, nats, label_values = (part[0].cpu().numpy() for part in (case.volume, case.heatmap, case.labels))
-    ct, _ = straighten(ct, affine, fill=PADDING_HU)
-    nats, _ = straighten(nats, affine)
-    label_values, straight = straighten(label_values, affine, nearest=True)
-    with publish(output_dir, last=names["summary"]) as staging:
-        if "nifti" in outputs:
-            write_heatmap(staging / names["heatmap"], nats, straight)
-            write_labels(staging / names["labels"], label_values, straight)
-        if "seg-nrrd" in outputs:
-            write_segmentation(staging / names["segmentation"], label_values, straight)
-        if {"dicom-seg", "dicom-pm"} & set(outputs):
-            _write_dicom(case, staging, names)
-        write_preview(
-            staging / names["preview"],
-            ct,
-            nats,
-            label_values,
-            straight,
-            title=summary["name"],
-            scale=_scale(reference),
-            thresholds=(reference.suspicious, reference.strong),
-            lines=_headlines(summary),
-            unit=_unit(case.provenance)[0],
-        )
-        summary["timings_s"] = {
-            "read": float(meta["read_seconds"]),
-            "score": start - float(meta["read_at"]),
-            "write": time.perf_counter() - start,
-        }
+    summary, meta = summarize(case), case.volume.meta
+    names, all_names = file_names(summary["name"], outputs), case_files(summary["name"])
+    if not overwrite:
+        check_free(output_dir, all_names)
+    summary["timings_s"] = {"read": float(meta["read_seconds"]), "score": start - float(meta["read_at"])}
+    with publish(output_dir, last=names["summary"], rivals=all_names, overwrite=overwrite) as staging:
+        writing = Writing(case, summary, staging, names)
+        for output in outputs:
+            OUTPUTS[output].write(writing)
+        write_picture(writing)
+        summary["timings_s"]["write"] = time.perf_counter() - start
         write_summary(staging / names["summary"], summary)
     summary["files"] = {kind: str(Path(output_dir) / name) for kind, name in names.items()}
     return summary
-
-
-def _scale(reference: IDReference) -> tuple[float, float]:
-    """Heat map values shown as the first and the last colour: the same for every scan of a bundle."""
-    return 0.5 * reference.suspicious, 1.25 * reference.strong
-
-
-def _write_dicom(case: Case, folder: Path, names: Mapping[str, str]) -> None:
-    """Write the DICOM objects that have a name."""
-    from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, TIMES_THE_TWINS, Algorithm, write_dicom_pm, write_dicom_seg
-    from klip_monai.io.dicom_source import source_headers
-
-    meta, provenance = case.volume.meta, case.provenance
-    affine = np.asarray(case.volume.affine, dtype=np.float64)
-    if meta["format"] != "dicom" or not meta["series_uid"]:
-        raise InputError(
-            f"outputs: got {meta['format']} without a DICOM series, expected one for dicom-seg and dicom-pm, which are "
-            "filed with its study; leave them out"
-        )
-    source = source_headers(case.volume)
-    algorithm = Algorithm(provenance["bundle"], provenance["bundle_version"], provenance.get("key", ""))
-    if "dicom_seg" in names:
-        write_dicom_seg(folder / names["dicom_seg"], case.labels[0], affine, source=source, algorithm=algorithm)
-    if "dicom_pm" in names:
-        write_dicom_pm(
-            folder / names["dicom_pm"],
-            case.heatmap[0],
-            affine,
-            source=source,
-            algorithm=algorithm,
-            scale=_scale(case.reference),
-            unit=NATS_PER_PIXEL if _unit(provenance) is _NATS else TIMES_THE_TWINS,
-        )
-
-
-def _headlines(summary: Mapping[str, Any]) -> list[str]:
-    thresholds, provenance = summary["thresholds"], summary["provenance"]
-    return [
-        f"Scan score {summary['scan_score']:.3g} {_unit(provenance)[0]}, p = {summary['p_value']:.3f}",
-        f"against {thresholds['healthy_scans']} healthy scans "
-        f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
-        f"Prior {provenance['bundle']} {provenance['bundle_version']}",
-        *summary["remarks"],
-    ]

@@ -17,3 +17,7 @@ class BundleError(KlipError, ValueError):
 
 class OutputError(KlipError, OSError):
     """A place that cannot be written to."""
+
+
+class PacsError(KlipError, OSError):
+    """A DICOMweb server that cannot be reached, does not let us in, or answers with what is no use."""

@@ -222,7 +222,18 @@ def score_sinogram(
     return sample[0].numpy(), heatmap[0, 0].numpy()
 
 
-def save_sinogram_case(case: SinogramCase, output_dir: str | Path) -> dict[str, Any]:
+def sinogram_files(name: str) -> dict[str, str]:
+    """Names of the files of a scored sinogram, by kind."""
+    endings = {
+        "reconstruction": "reconstruction.nii.gz",
+        "heatmap": "heatmap.nii.gz",
+        "preview": "preview.png",
+        "summary": "summary.json",
+    }
+    return {kind: f"{name}_{ending}" for kind, ending in endings.items()}
+
+
+def save_sinogram_case(case: SinogramCase, output_dir: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
     """Write reconstruction, heat map, preview and summary of a scored sinogram, or none of them.
 
     The reconstruction is in HU, or in attenuation per mm where the geometry gives a `mu_window`. Both volumes are
@@ -232,19 +243,15 @@ def save_sinogram_case(case: SinogramCase, output_dir: str | Path) -> dict[str, 
         The summary, with the paths of the ``files``.
 
     Raises:
-        OutputError: if the folder cannot be written to; nothing is left behind then.
+        OutputError: if the folder cannot be written to, or holds files of these names and `overwrite` is not asked
+            for; all is left as it was then.
     """
     summary = _summarize(case)
     name = case.measured.sinogram.name
-    names = {
-        "reconstruction": f"{name}_reconstruction.nii.gz",
-        "heatmap": f"{name}_heatmap.nii.gz",
-        "preview": f"{name}_preview.png",
-        "summary": f"{name}_summary.json",
-    }
+    names = sinogram_files(name)
     affine = _affine(case)
     values, unit = _physical(case)
-    with publish(output_dir, last=names["summary"]) as staging:
+    with publish(output_dir, last=names["summary"], overwrite=overwrite) as staging:
         write_reconstruction(staging / names["reconstruction"], values.T[..., None], affine, unit=unit)
         write_heatmap(
             staging / names["heatmap"], case.heatmap.T[..., None], affine, description="KL density, nats/pixel"

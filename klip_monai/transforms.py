@@ -13,10 +13,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 
-from klip_monai.case import DEFAULT_OUTPUTS, Case, file_names, save_case
+from klip_monai.case import Case, save_case
 from klip_monai.inferer import KLIPInferer
-from klip_monai.io.atomic import check_writable
+from klip_monai.io.atomic import check_free, check_writable
+from klip_monai.io.names import case_name
 from klip_monai.io.read import read_volume
+from klip_monai.outputs import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import IDReference, threshold_heatmap
 from klip_monai.standard import PriorGrid, standard_slices, to_source_grid
@@ -29,13 +31,15 @@ class LoadSeriesd(MapTransform):
 
     Unlike ``LoadImaged`` it never mixes series and refuses what it cannot place exactly, see
     :func:`klip_monai.io.read.read_volume`. Output: MetaTensor float32 HU (1, X, Y, Z); its meta gains ``read_seconds``
-    and ``read_at`` (performance counter, s), and what is unknown becomes "" in it, as MONAI cannot batch None.
+    and ``read_at`` (performance counter, s), and what is unknown becomes "" in it, as MONAI cannot batch None. Its
+    ``name``, after which files are named, is a pseudonym, see :func:`klip_monai.io.names.case_name`.
 
     Args:
         keys: keys of paths.
         series_uid: which series to read where a folder holds several.
         repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
         hu_window: (low, high) HU that an 8-bit picture shows, see there.
+        keep_names: name the case after its folder or file instead, which may name the patient.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class LoadSeriesd(MapTransform):
         series_uid: str | None = None,
         repair: Collection[str] | None = None,
         hu_window: Sequence[float] | None = None,
+        keep_names: bool = False,
     ) -> None:
         super().__init__(keys)
+        self.keep_names = keep_names
         self.options: dict[str, Any] = {
             "series_uid": series_uid,
             "repair": tuple(repair or ()),
@@ -60,8 +66,36 @@ class LoadSeriesd(MapTransform):
             start = time.perf_counter()
             d[key] = read_volume(d[key], **self.options)
             d[key].meta.update({name: "" for name, value in d[key].meta.items() if value is None})
+            if not self.keep_names:
+                d[key].meta["name"] = case_name(d[key])
             d[key].meta["read_seconds"] = time.perf_counter() - start
             d[key].meta["read_at"] = time.perf_counter()
+        return d
+
+
+class CheckOutputd(MapTransform):
+    """Refuse scans whose case is in the output folder already, before they are scored.
+
+    Args:
+        keys: keys of volumes, from :class:`LoadSeriesd`.
+        output_dir: folder that :class:`SaveOverlayd` will write to.
+        overwrite: let them pass, to be replaced.
+
+    Raises:
+        OutputError: when built, if ``output_dir`` cannot be written to; when called, if a file of the case is there.
+    """
+
+    def __init__(self, keys: KeysCollection, *, output_dir: str | Path, overwrite: bool = False) -> None:
+        super().__init__(keys)
+        check_writable(output_dir)
+        self.output_dir, self.overwrite = Path(output_dir), overwrite
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Look for files of the case."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            if not self.overwrite:
+                check_free(self.output_dir, case_files(d[key].meta["name"]))
         return d
 
 
@@ -258,7 +292,8 @@ class SaveOverlayd(MapTransform):
     """Write a case: the chosen outputs, summary and preview, all or nothing.
 
     Files are ``NAME_heatmap.nii.gz`` and ``NAME_labels.nii.gz`` (output "nifti"), ``NAME_overlay.seg.nrrd``
-    ("seg-nrrd"), ``NAME_seg.dcm`` ("dicom-seg"), ``NAME_pm.dcm`` ("dicom-pm"), and always ``NAME_preview.png`` and
+    ("seg-nrrd"), ``NAME.mrb`` ("scene"), ``NAME_report.html`` ("report"), ``NAME_seg.dcm`` ("dicom-seg"),
+    ``NAME_pm.dcm`` ("dicom-pm"), ``NAME_report.dcm`` ("dicom-pdf"), and always ``NAME_preview.png`` and
     ``NAME_summary.json``, where NAME is the ``name`` in the volume's meta. The summary is also put under ``summary``.
 
     Args:
@@ -269,12 +304,15 @@ class SaveOverlayd(MapTransform):
         heatmap_key: key of the heat map, MetaTensor float32 (1, X, Y, Z).
         source_key: key of the volume, MetaTensor float32 HU (1, X, Y, Z).
         score_key: key of the scan score.
-        outputs: what to write, see :data:`klip_monai.case.OUTPUTS`. The DICOM outputs need a scan read from DICOM
+        outputs: what to write, see :data:`klip_monai.outputs.OUTPUTS`. The DICOM outputs need a scan read from DICOM
             files, and carry the patient module of the source.
+        overwrite: replace files of the same case instead of refusing.
+        keep_names: put the series UID into the summary.
 
     Raises:
         InputError: when built, for an unknown output; when called, for a DICOM output of another format.
-        OutputError: when built, if ``output_dir`` cannot be written to; when called, if writing fails.
+        OutputError: when built, if ``output_dir`` cannot be written to; when called, if writing fails or files of the
+            case are there.
     """
 
     def __init__(
@@ -288,11 +326,13 @@ class SaveOverlayd(MapTransform):
         source_key: str = "source",
         score_key: str = "scan_score",
         outputs: Sequence[str] = DEFAULT_OUTPUTS,
+        overwrite: bool = False,
+        keep_names: bool = False,
     ) -> None:
         super().__init__(keys)
         check_writable(output_dir)
         file_names("", outputs)
-        self.outputs = tuple(outputs)
+        self.outputs, self.overwrite, self.keep_names = tuple(outputs), overwrite, keep_names
         self.score_key = score_key
         self.output_dir, self.reference, self.provenance = Path(output_dir), reference, provenance
         self.heatmap_key, self.source_key = heatmap_key, source_key
@@ -308,8 +348,9 @@ class SaveOverlayd(MapTransform):
                 scan_score=d[self.score_key],
                 reference=self.reference,
                 provenance=self.provenance,
+                keep_names=self.keep_names,
             )
-            d["summary"] = save_case(case, self.output_dir, outputs=self.outputs)
+            d["summary"] = save_case(case, self.output_dir, outputs=self.outputs, overwrite=self.overwrite)
         return d
 
 

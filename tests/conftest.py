@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from orthanc_server import orthanc, orthanc_server  # noqa: F401  fixtures
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import subprocess
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import nibabel as nib
 import numpy as np
@@ -13,7 +15,9 @@ import pydicom
 import pytest
 
 from klip_monai.bundle import DEFAULT_BUNDLE
-from klip_monai.case import file_names
+from klip_monai.io import read_volume
+from klip_monai.io.names import case_name
+from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, file_names
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 
@@ -44,9 +48,11 @@ def series(tmp_path) -> Path:
 
 
 def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
-    result = klip_monai("score", small_ct, "--output", "out", cwd=tmp_path)
+    command = ("score", small_ct, "--output", "out")
+    result = klip_monai(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    names = file_names("small")
+    name = case_name(read_volume(small_ct))
+    names = file_names(name)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(names.values())
     source = nib.load(small_ct)
     for kind in ("heatmap", "labels"):
@@ -58,21 +64,36 @@ def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
     assert len(summary["slice_scores"]) == source.shape[2]
     assert "p-value" in result.stdout
     assert "Slicer" in result.stdout
+    assert name in result.stdout
+    assert_refused(klip_monai(*command, cwd=tmp_path), f"out/{names['heatmap']}", "--overwrite", "another folder")
 
 
 def test_chosen_outputs_of_a_dicom_series_are_written_and_no_others(series, tmp_path):
-    chosen = ("dicom-seg", "dicom-pm")
-    result = klip_monai(
-        "score", series, "-o", tmp_path / "out", "--outputs", ",".join(chosen), "--bundle", "klip_ct_phantom"
-    )
+    chosen = ("dicom-seg", "dicom-pm", "dicom-pdf", "scene")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "series_overlay.seg.nrrd").write_text("of an earlier run")
+    options = ("--outputs", ",".join(chosen), "--bundle", "klip_ct_phantom", "--keep-names", "--overwrite")
+    result = klip_monai("score", series, "-o", tmp_path / "out", *options)
     assert result.returncode == 0, result.stderr
     names = file_names("series", chosen)
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(names.values())
     source = pydicom.dcmread(next(series.iterdir()))
-    for kind, modality in (("dicom_seg", "SEG"), ("dicom_pm", "OT")):
+    for kind, modality in (("dicom_seg", "SEG"), ("dicom_pm", "OT"), ("dicom_pdf", "DOC")):
         written = pydicom.dcmread(tmp_path / "out" / names[kind])
         assert written.Modality == modality
         assert written.StudyInstanceUID == source.StudyInstanceUID
+    with ZipFile(tmp_path / "out" / names["scene"]) as scene:
+        content = {name: scene.read(name) for name in scene.namelist()}
+    for name, text in content.items():
+        text = gzip.decompress(text) if name.endswith(".gz") else text
+        for tag in ("PatientID", "PatientName", "StudyInstanceUID"):
+            assert str(source[tag].value).encode() not in text
+    summary = json.loads((tmp_path / "out" / names["summary"]).read_text())
+    assert summary["notice"] in content["scene/scene.mrml"].decode()
+
+
+def test_view_without_a_scene_says_how_to_get_one(tmp_path):
+    assert_refused(klip_monai("view", tmp_path), "--outputs scene")
 
 
 @pytest.mark.parametrize(("outputs", "word"), [("nifti,scene3", "scene3"), ("dicom-seg", "DICOM")])
@@ -86,7 +107,8 @@ def test_same_seed_gives_identical_overlays_and_another_seed_does_not(small_ct, 
     for run, seed in enumerate((0, 0, 1)):
         result = klip_monai("score", small_ct, "-o", tmp_path / str(run), "--seed", seed, "--bundle", "klip_ct_phantom")
         assert result.returncode == 0, result.stderr
-        heatmaps.append((tmp_path / str(run) / "small_heatmap.nii.gz").read_bytes())
+        (heatmap,) = (tmp_path / str(run)).glob("*_heatmap.nii.gz")
+        heatmaps.append(heatmap.read_bytes())
     assert heatmaps[0] == heatmaps[1]
     assert heatmaps[0] != heatmaps[2]
 
@@ -203,6 +225,9 @@ def test_importing_the_package_is_light():
 def test_help_names_what_is_taken_by_default():
     shown = " ".join(klip_monai("score", "--help").stdout.replace("│", " ").split())
     assert f"[default: {DEFAULT_BUNDLE}]" in shown
+    assert f"[default: {','.join(DEFAULT_OUTPUTS)}]" in shown
+    for output in OUTPUTS:
+        assert f" {output} " in shown
     assert shown.count("[default: the bundle's]") == 3
 
 

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from klip_monai.cli import app
 from klip_monai.errors import InputError
 from klip_monai.inferer import KLIPInferer
+from klip_monai.io.names import sinogram_name
 from klip_monai.io.sinogram import Sinogram, read_sinogram
 from klip_monai.phantom import random_scan
 from klip_monai.physics import (
@@ -185,7 +186,8 @@ def test_the_command_reconstructs_and_scores_a_sinogram(phantom, tmp_path):
     command = ("--sinogram", folder / "slice.npy", "--geometry", folder / "geometry.json", "-o", tmp_path)
     result = klip_monai(*command, "--bundle", "klip_ct_phantom")
     assert result.returncode == 0, result.stderr
-    names = [f"slice_{kind}" for kind in ("heatmap.nii.gz", "preview.png", "reconstruction.nii.gz", "summary.json")]
+    name = sinogram_name(np.load(folder / "slice.npy"))
+    names = [f"{name}_{kind}" for kind in ("heatmap.nii.gz", "preview.png", "reconstruction.nii.gz", "summary.json")]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
     heatmap, image = nib.load(tmp_path / names[0]), nib.load(tmp_path / names[2])
     assert heatmap.shape == image.shape == (128, 128, 1)

@@ -12,9 +12,12 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd
 
 from klip_monai.calibration import MIN_SCANS, calibrate, set_scans, standardized
-from klip_monai.case import Case, file_names, remarks, save_case
+from klip_monai.case import Case, remarks, save_case
 from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
+from klip_monai.io.names import case_name
+from klip_monai.io.read import read_volume
+from klip_monai.outputs import file_names
 from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
@@ -24,6 +27,7 @@ from klip_monai.training import Group, SliceSet, write_slice_set
 from klip_monai.transforms import (
     BodyOnlyd,
     CalibrateHeatmapd,
+    CheckOutputd,
     KLIPScore,
     KLIPScored,
     LoadSeriesd,
@@ -125,12 +129,25 @@ def test_a_case_is_written_whole(small_ct, inferer, reference, tmp_path):
         SaveOverlayd("pred", output_dir=tmp_path / "out", reference=reference, provenance=PROVENANCE),
     ]
     result = evaluate(small_ct, inferer, post)
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(file_names("small").values())
+    name = case_name(read_volume(small_ct))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(file_names(name).values())
     summary = result["summary"]
     assert summary["p_value"] == reference.p_value(summary["scan_score"])
-    assert summary["source"]["series_uid"] is None
+    assert "series_uid" not in summary["source"]
     assert summary["timings_s"]["score"] > 0
     assert summary["remarks"] == []
+
+
+@pytest.mark.parametrize("keep_names", [False, True])
+def test_a_case_that_is_there_is_refused_before_scoring(small_ct, tmp_path, keep_names):
+    load = LoadSeriesd("image", keep_names=keep_names)
+    name = "small" if keep_names else case_name(read_volume(small_ct))
+    pre = [load, CheckOutputd("image", output_dir=tmp_path)]
+    Compose(pre)({"image": str(small_ct)})
+    (tmp_path / f"{name}_seg.dcm").write_text("of an earlier run with other outputs")
+    with pytest.raises(OutputError, match=rf"{name}_seg\.dcm: already there.*--overwrite"):
+        pre[1](load({"image": str(small_ct)}))
+    CheckOutputd("image", output_dir=tmp_path, overwrite=True)(load({"image": str(small_ct)}))
 
 
 def test_a_scan_much_longer_than_the_healthy_ones_is_remarked_upon(reference):

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from klip_monai import __version__
-from klip_monai.cli import inspect, score, studies, training  # noqa: F401  each adds its commands to the app
+from klip_monai.cli import inspect, score, studies, training, viewing  # noqa: F401  each adds its commands
 from klip_monai.cli.options import app, err, out
 from klip_monai.errors import KlipError
 

@@ -34,13 +34,14 @@ class Operator(str, Enum):
     limited_angle = "limited_angle"
     fan_beam = "fan_beam"
     blur = "blur"
+    inpainting = "inpainting"
     identity = "identity"
 
 
 _ANGLE_RANGES = {Operator.limited_angle: 120.0, Operator.fan_beam: 360.0}  # degrees, where none is given
 
 
-_WITHOUT_VIEWS = (Operator.identity, Operator.blur)
+_WITHOUT_VIEWS = (Operator.identity, Operator.blur, Operator.inpainting)
 
 
 class Estimator(str, Enum):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,14 +36,31 @@ from klip_monai.cli.options import (
 from klip_monai.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from klip_monai.bundle import BundleInfo
+    from klip_monai.io.dicomweb import Pacs
+
+_OUTPUTS_HELP = """\b
+nifti       heat map and labels
+seg-nrrd    3D Slicer segmentation
+scene       3D Slicer scene, also for `klip-monai view`
+report      one page, HTML
+dicom-seg   labels *
+dicom-pm    heat map *
+dicom-pdf   report *"""
 
 
 @app.command()
 def score(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")],
     path: Annotated[
-        Path | None, typer.Argument(metavar="INPUT", help="DICOM folder or archive, or NIfTI, NRRD or MetaImage file.")
+        str | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="DICOM folder or archive, NIfTI, NRRD or MetaImage file, or a series of a DICOMweb server: "
+            "https://host/dicom-web/studies/STUDY/series/SERIES.",
+        ),
     ] = None,
     sinogram: Annotated[
         Path | None, typer.Option(help="Instead of INPUT: raw line integrals, .npy, .npz, .mat, .h5 or .hdf5.")
@@ -61,28 +81,46 @@ def score(
         str | None,
         typer.Option(
             metavar="NAMES",
-            help="What to write, with commas: nifti (NAME_heatmap.nii.gz, NAME_labels.nii.gz), seg-nrrd "
-            "(NAME_overlay.seg.nrrd), and for DICOM scans dicom-seg (NAME_seg.dcm) and dicom-pm (NAME_pm.dcm), which "
-            "carry the patient's name and study.  \\[default: nifti,seg-nrrd]",
+            help=f"What to write, with commas, or all:\n\n{_OUTPUTS_HELP}\n\n* DICOM scans only; carries the patient's "
+            "name, to be filed with the study\n\n\\[default: nifti,seg-nrrd]",
         ),
     ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web."
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the files of a scan that was scored before.")
+    ] = False,
+    keep_names: Annotated[
+        bool,
+        typer.Option(
+            "--keep-names",
+            help="Name files after INPUT, which may name the patient, and note the series UID; else pseudonyms.",
+        ),
+    ] = False,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    if sinogram is not None and (series_uid or repair or hu_window or operator or views or angle_range or outputs):
+    if sinogram is not None and (
+        series_uid or repair or hu_window or operator or views or angle_range or outputs or push
+    ):
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--series-uid, --repair, --hu-window and --outputs"
+            "--series-uid, --repair, --hu-window, --outputs and --push"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
         overrides = overrides_of(Operator.sparse_view, estimator=estimator, twins=twins, device=device)
-        _score_sinogram(info, sinogram, geometry, output, seed=seed, **overrides)
+        files = {"overwrite": overwrite, "keep_names": keep_names}
+        _score_sinogram(info, sinogram, geometry, output, seed=seed, **files, **overrides)
         return
     assert path is not None
     overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
@@ -90,12 +128,14 @@ def score(
         overrides["repair"] = [kind.value for kind in repair]
     if hu_window is not None:
         overrides["hu_window"] = numbers_of(hu_window, "--hu-window")
+    overrides |= {"overwrite": overwrite, "keep_names": keep_names}
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)
-    with progress_bar() as bar:
+    pacs = None if push is None else _push_target(push, overrides.get("outputs", ()))
+    with progress_bar() as bar, _opened(path, series_uid, output, bar) as scan:
         task = bar.add_task("reading", total=None)
         workflow = open_bundle(
-            info, dataset_dir=str(path), output_dir=str(output), series_uid=series_uid, seed=seed, **overrides
+            info, dataset_dir=str(scan), output_dir=str(output), series_uid=series_uid, seed=seed, **overrides
         )
 
         def show(done: int, total: int) -> None:
@@ -105,7 +145,11 @@ def score(
         workflow.inferer.progress = show
         workflow.run()
         bar.update(task, description="done")
-    _print_result(workflow.evaluator.state.output[0]["summary"], path)
+    summary = workflow.evaluator.state.output[0]["summary"]
+    _print_result(summary, path)
+    if pacs is not None:
+        n_stored = pacs.store(summary["files"][kind] for kind in ("dicom_seg", "dicom_pm") if kind in summary["files"])
+        out.print(f"{n_stored} objects filed with the study on {escape(pacs.url)}", soft_wrap=True)
 
 
 @app.command()
@@ -119,29 +163,82 @@ def bundles() -> None:
     out.print(table)
 
 
-def _outputs(text: str, path: Path) -> list[str]:
-    """Names of outputs, refused before any work where the scan cannot have them."""
-    from klip_monai.case import file_names
+@contextmanager
+def _opened(path: str, series_uid: str | None, output: Path, bar: Progress) -> Iterator[Path]:
+    """A scan where it lies, or fetched from a server for as long as it is needed."""
+    from klip_monai.io.dicomweb import is_url, series_at
 
+    if not is_url(path):
+        yield Path(path)
+        return
+    from klip_monai.io.atomic import check_writable
+
+    check_writable(output)
+    task = bar.add_task("fetching", total=None)
+    remote = series_at(path, series_uid)
+    with remote.open(progress=lambda done, total: bar.update(task, completed=done, total=total)) as folder:
+        bar.remove_task(task)
+        yield folder
+
+
+def _push_target(url: str, outputs: Sequence[str]) -> Pacs:
+    """The server to push to, refused before any work where there is nothing to push, or it does not let us in."""
+    from klip_monai.io.dicomweb import Pacs
+
+    if not {"dicom-seg", "dicom-pm"} & set(outputs):
+        raise InputError("--push: got no DICOM output to file, expected some; add --outputs dicom-seg,dicom-pm")
+    pacs = Pacs(url)
+    pacs.check()
+    return pacs
+
+
+def _outputs(text: str, path: str) -> list[str]:
+    """Names of outputs, refused before any work where the scan cannot have them."""
+    from klip_monai.outputs import OUTPUTS, file_names
+
+    file = Path(path).name
+    of_files = [name for name, output in OUTPUTS.items() if not output.of_dicom]
+    is_file = file.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"))
+    if text.strip() == "all":
+        return of_files if is_file else list(OUTPUTS)
     names = [name.strip() for name in text.split(",") if name.strip()]
     file_names("", names)
-    if path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")):
-        dicom = [name for name in names if name.startswith("dicom")]
-        if dicom:
-            raise InputError(f"--outputs: got {', '.join(dicom)} for {path.name}, expected a DICOM scan; leave it out")
+    refused = [name for name in names if is_file and name not in of_files]
+    if refused:
+        raise InputError(f"--outputs: got {', '.join(refused)} for {file}, expected a DICOM scan; leave it out")
     return names
 
 
 def _score_sinogram(
-    info: BundleInfo, sinogram: Path, geometry: Path | None, output: Path, *, seed: int, **overrides: Any
+    info: BundleInfo,
+    sinogram: Path,
+    geometry: Path | None,
+    output: Path,
+    *,
+    seed: int,
+    overwrite: bool,
+    keep_names: bool,
+    **overrides: Any,
 ) -> None:
     from klip_monai.bundle import provenance, scoring_settings
-    from klip_monai.io.atomic import check_writable
+    from klip_monai.io.atomic import check_free, check_writable
+    from klip_monai.io.names import sinogram_name
     from klip_monai.io.sinogram import read_sinogram
-    from klip_monai.sinogram_case import CG_ITERATIONS, SinogramCase, measured_slice, save_sinogram_case, score_sinogram
+    from klip_monai.sinogram_case import (
+        CG_ITERATIONS,
+        SinogramCase,
+        measured_slice,
+        save_sinogram_case,
+        score_sinogram,
+        sinogram_files,
+    )
 
     check_writable(output)
     raw = read_sinogram(sinogram, geometry)
+    if not keep_names:
+        raw = replace(raw, name=sinogram_name(raw.line_integrals))
+    if not overwrite:
+        check_free(output, sinogram_files(raw.name).values())
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
         parser = open_bundle(info, seed=seed, **overrides).parser
@@ -154,8 +251,9 @@ def _score_sinogram(
         maps = score_sinogram(measured, network, inferer, device=device)
         settings = scoring_settings(weights, grid, inferer)
         origin = provenance(info.root, settings, seed=seed, device=device)
-        summary = save_sinogram_case(SinogramCase(measured, *maps, origin), output)
+        summary = save_sinogram_case(SinogramCase(measured, *maps, origin), output, overwrite=overwrite)
     rows = Table.grid(padding=(0, 2))
+    rows.add_row("input", escape(str(sinogram)))
     rows.add_row("prior", f"{origin['bundle']} {origin['bundle_version']}. {origin['intended_use']}")
     rows.add_row("slice score", f"{summary['slice_score']:.3g} {summary['unit']}")
     for remark in summary["remarks"]:
@@ -165,11 +263,14 @@ def _score_sinogram(
     out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
 
 
-def _print_result(summary: dict[str, Any], source: Path) -> None:
+def _print_result(summary: dict[str, Any], source: str) -> None:
+    from klip_monai.io.dicomweb import is_url
+
     thresholds, files, volumes = summary["thresholds"], summary["files"], summary["volume_ml"]
     provenance = summary["provenance"]
     position = ", ".join(f"{v:.0f}" for v in summary["worst"]["ras_mm"])
     rows = Table.grid(padding=(0, 2))
+    rows.add_row("input", escape(str(source)))
     rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
     rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit'].split(',')[0]}")
     rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy_scans']} healthy scans")
@@ -180,8 +281,13 @@ def _print_result(summary: dict[str, Any], source: Path) -> None:
     rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")
     for kind, file in files.items():
         rows.add_row(kind, escape(str(file)))
-    if {"segmentation", "heatmap"} <= files.keys():
+    if "scene" in files:
         rows.add_row("", "")
-        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {source}, then {Path(files['segmentation']).name}"))
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {Path(files['scene']).name}"))
+        rows.add_row("in the browser", escape(f"klip-monai view {files['scene']}"))
+    elif {"segmentation", "heatmap"} <= files.keys():
+        rows.add_row("", "")
+        scan = "the series" if is_url(source) else source
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {scan}, then {Path(files['segmentation']).name}"))
         rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))
     out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))

@@ -61,7 +61,7 @@ def save_comparison(comparison: Comparison, output_dir: str | Path, *, provenanc
     """
     figures = asdict(replace(comparison, examples={}))
     del figures["examples"]
-    with publish(output_dir) as staging:
+    with publish(output_dir, overwrite=True) as staging:
         (staging / "study.md").write_text(comparison_to_markdown(comparison), encoding="utf-8")
         write_summary(staging / "study.json", figures | {"provenance": dict(provenance)})
         for kind, study in comparison.studies.items():

@@ -132,7 +132,7 @@ def image_level_auroc(
 
 
 def block_level_auroc(
-    density: torch.Tensor,
+    maps: torch.Tensor,
     masks: torch.Tensor,
     body: torch.Tensor,
     *,
@@ -146,7 +146,7 @@ def block_level_auroc(
     A block is anomalous if it holds any lesion pixel and scores the sum of its in-body density.
 
     Args:
-        density: float (B, 1, H, W), nats per pixel, not smoothed.
+        maps: KL density, float (B, 1, H, W), nats per pixel, not smoothed.
         masks: bool (B, 1, H, W), True in the lesion.
         body: bool (B, 1, H, W).
         size: side of a block in pixels.
@@ -161,7 +161,7 @@ def block_level_auroc(
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol: got {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
-    blocks = block_scores(density * body, size=size)
+    blocks = block_scores(maps * body, size=size)
     lesion, inside = (max_pool2d(mask.float(), size) > 0 for mask in (masks & body, body))
     counted = inside if protocol == "in-body" else torch.ones_like(inside)
     return image_level_auroc(blocks, lesion, counted, patients=patients, seed=seed)

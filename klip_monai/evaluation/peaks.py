@@ -19,19 +19,19 @@ Peaks = Sequence[tuple[float, int]]
 
 
 def find_peaks(
-    heat: NDArray[np.floating], lesions: NDArray[np.integer], *, spacing_mm: tuple[float, float, float]
+    maps: NDArray[np.floating], masks: NDArray[np.integer], *, spacing_mm: tuple[float, float, float]
 ) -> tuple[tuple[float, int], ...]:
     """Local maxima of a heat map, highest first, with the lesion that each lies in.
 
     Args:
-        heat: float (Z, H, W); only positive values can be peaks. A single slice is (1, H, W).
-        lesions: integer (Z, H, W), the number of the lesion at each voxel, or 0.
+        maps: heat map, float (Z, H, W); only positive values can be peaks. A single slice is (1, H, W).
+        masks: integer (Z, H, W), the number of the lesion at each voxel, or 0.
         spacing_mm: of the axes.
     """
     reach = [round(PEAK_MM / mm) for mm in spacing_mm]
-    highest = ndimage.maximum_filter(heat, size=[2 * r + 1 for r in reach])
-    at = np.argwhere((heat == highest) & (heat > 0))
-    found = [(float(heat[tuple(index)]), int(lesions[tuple(index)])) for index in at]
+    highest = ndimage.maximum_filter(maps, size=[2 * r + 1 for r in reach])
+    at = np.argwhere((maps == highest) & (maps > 0))
+    found = [(float(maps[tuple(index)]), int(masks[tuple(index)])) for index in at]
     return tuple(sorted(found, reverse=True))
 
 

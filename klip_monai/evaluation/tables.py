@@ -35,6 +35,6 @@ def save_report(
     Raises:
         OutputError: if the folder cannot be written to.
     """
-    with publish(output_dir) as staging:
+    with publish(output_dir, overwrite=True) as staging:
         (staging / f"{name}.md").write_text(text, encoding="utf-8")
         write_summary(staging / f"{name}.json", dict(content) | {"provenance": dict(provenance)})

@@ -193,7 +193,7 @@ def save_tuning(
         "inferer#smoothing_px": best.smoothing_px,
         "inferer#calibration": best.calibration,
     }
-    with publish(output_dir) as staging:
+    with publish(output_dir, overwrite=True) as staging:
         (staging / "tuning.md").write_text(tuning_to_markdown(settings, title=title), encoding="utf-8")
         (staging / "tuned.json").write_text(json.dumps(overlay, indent=4) + "\n", encoding="utf-8")
         content = {"settings": [asdict(setting) for setting in settings], "provenance": dict(provenance)}

@@ -43,7 +43,7 @@ _KL_DENSITY = Code("KLD", "99KLIP", "Kullback-Leibler divergence density")
 _MANUFACTURER, _MODEL = "klip_monai authors", "klip_monai"
 _RESEARCH = "Research use only"
 # Free numbers far above those that scanners give their series.
-_SERIES_NUMBERS = {"SEG": 9101, "PM": 9102}
+_SERIES = {"SEG": (9101, "segments"), "PM": (9102, "heat map"), "DOC": (9103, "report")}
 
 
 @dataclass(frozen=True)
@@ -88,11 +88,11 @@ def write_dicom_seg(
     Raises:
         InputError: a wrong suffix, shape, affine or label value, or headers that no valid object can be made from.
     """
-    path = _dcm(path)
+    path = dcm_path(path)
     voxels = as_labels(labels)
     if not voxels.any():  # one empty frame says the same as one for each slice and segment
         voxels = voxels[..., :1]
-    with _named_refusal(path):
+    with named_refusal(path):
         segmentation = DicomSegmentation(
             source_images=source,
             **_frames(voxels, as_affine(affine, may_lean=True)),
@@ -100,7 +100,7 @@ def write_dicom_seg(
             segment_descriptions=[_segment(number, source, algorithm) for number in range(len(SEGMENTS))],
             content_label="KLIP",
             content_description=_RESEARCH,
-            **_identity("SEG", algorithm),
+            **identity("SEG", algorithm),
         )
         segmentation.ContentCreatorName = ""
         segmentation.walk(_shorten_decimals)
@@ -136,7 +136,7 @@ def write_dicom_pm(
         InputError: a wrong suffix, shape or affine, a voxel that is not finite, or headers that no valid object can be
             made from.
     """
-    path = _dcm(path)
+    path = dcm_path(path)
     voxels = as_finite_volume("heatmap", heatmap)
     mapping = RealWorldValueMapping(
         lut_label="KL density",
@@ -148,7 +148,7 @@ def write_dicom_pm(
         quantity_definition=_KL_DENSITY,
     )
     low, high = scale
-    with _named_refusal(path):
+    with named_refusal(path):
         parametric_map = ParametricMap(
             source_images=source,
             **_frames(voxels, as_affine(affine, may_lean=True)),
@@ -159,7 +159,7 @@ def write_dicom_pm(
             ],
             content_label="KLIP",
             content_description=_RESEARCH,
-            **_identity("PM", algorithm),
+            **identity("PM", algorithm),
         )
         parametric_map.SharedFunctionalGroupsSequence[0].FrameAnatomySequence = [_anatomy()]
         parametric_map.ContentCreatorName = ""
@@ -239,12 +239,13 @@ def _segment(number: int, source: Sequence[Dataset], algorithm: Algorithm) -> Se
     )
 
 
-def _identity(kind: str, algorithm: Algorithm) -> dict[str, Any]:
-    """Series, instance and equipment of a new object; its UIDs are new in every run, as its dates are."""
+def identity(kind: str, algorithm: Algorithm) -> dict[str, Any]:
+    """Series, instance and equipment of a new object (SEG, PM or DOC); its UIDs are new in every run, as its dates."""
+    number, what = _SERIES[kind]
     return {
         "series_instance_uid": hd.UID(),
-        "series_number": _SERIES_NUMBERS[kind],
-        "series_description": f"KLIP {'segments' if kind == 'SEG' else 'heat map'} (research use only)",
+        "series_number": number,
+        "series_description": f"KLIP {what} (research use only)",
         "sop_instance_uid": hd.UID(),
         "instance_number": 1,
         "manufacturer": _MANUFACTURER,
@@ -255,7 +256,7 @@ def _identity(kind: str, algorithm: Algorithm) -> dict[str, Any]:
 
 
 @contextmanager
-def _named_refusal(path: Path) -> Iterator[None]:
+def named_refusal(path: Path) -> Iterator[None]:
     """Turn what highdicom says of headers that it cannot use into one line; it may quote them, so only its kind."""
     try:
         with quiet_pydicom():
@@ -263,11 +264,12 @@ def _named_refusal(path: Path) -> Iterator[None]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"{path.name}: got source images whose headers ({type(error).__name__}) make no valid DICOM object, "
-            "expected complete CT headers; leave dicom-seg and dicom-pm out, or export the series again"
+            "expected complete CT headers; leave the DICOM outputs out, or export the series again"
         ) from error
 
 
-def _dcm(path: str | Path) -> Path:
+def dcm_path(path: str | Path) -> Path:
+    """Refuse a name that does not end in `.dcm`."""
     path = Path(path)
     if path.suffix != ".dcm":
         raise InputError(f"path: got {path.name!r}, expected a name ending in .dcm")

@@ -76,7 +76,7 @@ def _completed(header: Dataset, path: Path, slice_mm: float) -> Dataset:
     if missing:
         raise InputError(
             f"{path}: got images without {', '.join(missing)}, expected the UIDs that a DICOM overlay refers to; leave "
-            "dicom-seg and dicom-pm out, or export the series again with its UIDs"
+            "the DICOM outputs out, or export the series again with its UIDs"
         )
     for keyword in _MAY_BE_EMPTY:
         if keyword not in header:

@@ -61,6 +61,19 @@ def write_reconstruction(
     return _write_nifti(path, voxels, as_affine(affine), description=f"posterior sample, {unit}")
 
 
+def write_ct(path: str | Path, volume_hu: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor) -> Path:
+    """Write the scan as NIfTI, int16 if its values are whole, else float32; all else as :func:`write_heatmap`.
+
+    Args:
+        path: file to write, ending in `.nii.gz`.
+        volume_hu: (X, Y, Z) HU, finite everywhere.
+        affine: (4, 4) voxel-to-RAS matrix in mm.
+    """
+    voxels: npt.NDArray[Any] = as_finite_volume("volume_hu", volume_hu)
+    whole = voxels.clip(-32768, 32767).astype(np.int16)
+    return _write_nifti(path, whole if (whole == voxels).all() else voxels, as_affine(affine), description="HU")
+
+
 def write_labels(path: str | Path, labels: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor) -> Path:
     """Write the label map on the source grid as uint8 NIfTI.
 
@@ -79,7 +92,11 @@ def write_labels(path: str | Path, labels: npt.ArrayLike | torch.Tensor, affine:
 
 
 def write_segmentation(
-    path: str | Path, labels: npt.ArrayLike | torch.Tensor, affine: npt.ArrayLike | torch.Tensor
+    path: str | Path,
+    labels: npt.ArrayLike | torch.Tensor,
+    affine: npt.ArrayLike | torch.Tensor,
+    *,
+    surface: bool = False,
 ) -> Path:
     """Write the label map as a 3D Slicer segmentation: two named, coloured, SNOMED-coded segments.
 
@@ -89,6 +106,7 @@ def write_segmentation(
         path: file to write, ending in `.seg.nrrd`.
         labels: (X, Y, Z), 0 background, 1 suspicious, 2 strongly suspicious.
         affine: (4, 4) voxel-to-RAS matrix in mm of the source series; stored as LPS, as NRRD readers expect.
+        surface: whether Slicer makes surfaces for its 3D view when it loads the file; the file is the same otherwise.
 
     Returns:
         The path written.
@@ -103,7 +121,7 @@ def write_segmentation(
     segmentation: dict[str, Any] = {
         "voxels": voxels,
         "ijkToLPS": _RAS_TO_LPS @ as_affine(affine),
-        "containedRepresentationNames": ["Binary labelmap"],
+        "containedRepresentationNames": ["Binary labelmap"] + ["Closed surface"] * surface,
         "segments": [
             {
                 "id": segment.identifier,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -156,13 +157,18 @@ class PreviewScan:
     def ras(self, voxel: tuple[int, int, int]) -> str:
         """Position of a voxel's centre as viewers print it, such as `R 12.0  P 30.5  S 101.2 mm`."""
         place = self.affine[:3, :3] @ voxel + self.affine[:3, 3]
-        return "  ".join(_directed(float(value), axis) for axis, value in enumerate(place)) + " mm"
+        return f"{ras_text(place)} mm"
 
     def _position(self, normal: int, index: int) -> str:
         """Offset of a slice along its normal; for a straight scan this is one RAS coordinate."""
         direction = self.affine[:3, normal] / self.spacing[normal]
         offset = float(direction @ (self.affine[:3, 3] + index * self.affine[:3, normal]))
         return f"{_directed(offset, normal)} mm"
+
+
+def ras_text(place: Sequence[float] | npt.NDArray[np.float64]) -> str:
+    """A RAS position in mm with the letters of its sides, such as `R 12.0  P 30.5  S 101.2`."""
+    return "  ".join(_directed(float(value), axis) for axis, value in enumerate(place))
 
 
 def _directed(value: float, axis: int) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import torch
 
 from klip_monai.errors import InputError
 from klip_monai.physics.geometry import FanBeam, ParallelBeam
-from klip_monai.physics.image_space import GaussianBlur
+from klip_monai.physics.image_space import GaussianBlur, Inpainting
 from klip_monai.physics.operator import Identity, LinearOperator
 from klip_monai.physics.tomography import Tomography
 
-OPERATORS = ("sparse_view", "limited_angle", "fan_beam", "blur", "identity")
+OPERATORS = ("sparse_view", "limited_angle", "fan_beam", "blur", "inpainting", "identity")
 
 
 def make_operator(
@@ -25,13 +28,14 @@ def make_operator(
     detectors: int | None = None,
     pitch_mm: float | None = None,
     blur_mm: float = 3.0,
+    measured: float = 0.5,
 ) -> LinearOperator:
     """Build an operator by name.
 
     Args:
         name: "sparse_view" (parallel beam over 180 degrees or more), "limited_angle" (over less than 180 degrees),
-            "fan_beam" (flat detector, any range), "blur" (Gaussian; the geometry does not matter) or "identity"
-            (denoising; neither).
+            "fan_beam" (flat detector, any range), or one without views: "blur" (Gaussian), "inpainting" (pixels are
+            missing at random) or "identity" (denoising).
         image_shape: (H, W) in pixels.
         pixel_mm: side of a pixel in mm.
         views: number of angles, evenly spaced, endpoint excluded.
@@ -42,6 +46,7 @@ def make_operator(
         pitch_mm: distance of neighbouring detector elements, mm; None is one element a pixel (at the axis, for
             "fan_beam").
         blur_mm: for "blur": standard deviation, mm.
+        measured: for "inpainting": share of the pixels that are measured, above 0 and at most 1; always the same ones.
 
     Returns:
         The operator, scaled to unit spectral norm.
@@ -55,6 +60,8 @@ def make_operator(
         return Identity(image_shape)
     if name == "blur":
         return GaussianBlur(image_shape, sigma_px=blur_mm / pixel_mm)
+    if name == "inpainting":
+        return Inpainting(_random_mask(image_shape, share=measured))
     scan: dict[str, Any] = {
         "image_shape": image_shape,
         "pixel_mm": pixel_mm,
@@ -73,3 +80,12 @@ def make_operator(
             f"angle_range: got {angle_range:g} degrees for sparse_view, expected 180 or more; use limited_angle"
         )
     return Tomography(geometry)
+
+
+def _random_mask(shape: tuple[int, int], *, share: float) -> torch.Tensor:
+    """Bool (H, W), True for this share of the pixels, the same ones each time."""
+    if not 0 < share <= 1:
+        raise InputError(f"measured: got {share}, expected a share of the pixels above 0 and at most 1")
+    pixels = math.prod(shape)
+    order = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
+    return (order < max(1, round(share * pixels))).reshape(shape)

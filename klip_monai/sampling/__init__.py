@@ -3,8 +3,14 @@
 from klip_monai.sampling.ancestral_dps import ddpm_dps
 from klip_monai.sampling.patch_langevin import DataEnergy, GaussianEnergy, NormEnergy, patch_langevin
 from klip_monai.sampling.predictor_corrector import predictor_corrector
+from klip_monai.sampling.sampler_settings import (
+    SAMPLERS,
+    AncestralDPS,
+    PatchLangevin,
+    PosteriorSampler,
+    PredictorCorrector,
+)
 from klip_monai.sampling.samplers import posterior_sample, prior_sample, renoise
-from klip_monai.sampling.settings import SAMPLERS, AncestralDPS, PatchLangevin, PosteriorSampler, PredictorCorrector
 from klip_monai.sampling.step import Callback, ConjugateGradientPosterior, PosteriorDenoiser, Step, level_intervals
 
 __all__ = [

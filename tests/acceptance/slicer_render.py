@@ -236,16 +236,20 @@ def take_pictures(
         view.render()
         pictures[name] = save(view, out / f"{orientation.lower()}_{name}.png")
     ras_to_xy = np.linalg.inv(as_array(view.get_view_node().GetXYToRAS()))
-    # Without this the slice logic complains about a missing colour table while the scene is taken down.
-    view.set_render_blocked(True)
-    view.set_foreground_volume_id(None)
-    view.set_background_volume_id(None)
+    close_view(view)
     return {
         "orientation": orientation,
         "offset_mm": view.get_slice_value(),
         "ras_to_xy": ras_to_xy.tolist(),
         **pictures,
     }
+
+
+def close_view(view: SliceView) -> None:
+    """Empty a view; else its logic complains about a missing colour table while the scene is taken down."""
+    view.set_render_blocked(True)
+    view.set_foreground_volume_id(None)
+    view.set_background_volume_id(None)
 
 
 def save(view: SliceView, path: Path) -> str:

@@ -15,9 +15,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from pydicom import dcmread
 from slicer_checks import check_overlays
 
 from klip_monai.evaluation import dice
+from klip_monai.io.names import pseudonym
 from klip_monai.scoring import islands
 
 pytestmark = pytest.mark.acceptance
@@ -37,13 +39,14 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def summary(scored: Path, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((scored / f"{name}_summary.json").read_text())
-    return content
+def file(scored: Path, series: str, ending: str) -> Path:
+    """A file of the case of a sample series."""
+    header = dcmread(next((SAMPLES / series).glob("*.dcm")), stop_before_pixels=True)
+    return scored / f"{pseudonym(header.SeriesInstanceUID)}_{ending}"
 
 
 def test_planted_lesion_is_found(scored: Path) -> None:
-    image = nib.load(scored / "lesion_labels.nii.gz")
+    image = nib.load(file(scored, "lesion", "labels.nii.gz"))
     truth = nib.load(SAMPLES / "lesion_mask.nii.gz")
     np.testing.assert_allclose(image.affine, truth.affine, atol=1e-4)
     labels = np.asarray(image.dataobj)
@@ -51,11 +54,12 @@ def test_planted_lesion_is_found(scored: Path) -> None:
     largest = np.zeros(labels.shape, bool)
     largest[box] = inside
     assert dice(torch.from_numpy(largest), torch.from_numpy(np.asarray(truth.dataobj) > 0)) >= 0.5
-    assert summary(scored, "lesion")["p_value"] <= 0.05
+    summary: dict[str, Any] = json.loads(file(scored, "lesion", "summary.json").read_text())
+    assert summary["p_value"] <= 0.05
 
 
 def test_healthy_sample_has_no_strongly_suspicious_island_over_one_ml(scored: Path) -> None:
-    image = nib.load(scored / "healthy_labels.nii.gz")
+    image = nib.load(file(scored, "healthy", "labels.nii.gz"))
     voxel_ml = float(np.prod(image.header.get_zooms()[:3])) / 1000
     strong = np.asarray(image.dataobj) == 2
     assert all(volume <= 1.0 for _, _, volume, _ in islands(strong, voxel_ml=voxel_ml))
@@ -67,8 +71,8 @@ def test_overlays_of_the_dicom_series_lie_on_the_lesion_in_slicer(
     pictures = Path(os.environ.get("KLIP_ACCEPTANCE_PICTURES", tmp_path))
     report = open_in_slicer(
         SAMPLES / "lesion",
-        scored / "lesion_heatmap.nii.gz",
-        scored / "lesion_overlay.seg.nrrd",
+        file(scored, "lesion", "heatmap.nii.gz"),
+        file(scored, "lesion", "overlay.seg.nrrd"),
         out=pictures,
         lesion=SAMPLES / "lesion_mask.nii.gz",
     )
@@ -93,7 +97,8 @@ def test_real_series_are_scored_on_their_own_grid(shared_data: Path, tmp_path: P
     files = sorted(p for p in (tmp_path / name).rglob("*") if p.is_file())
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(files[0].parent)))
     source = reader.Execute()
-    overlay = SimpleITK.ReadImage(str(tmp_path / "out" / f"{name}_heatmap.nii.gz"))
+    (heatmap,) = (tmp_path / "out").glob("*_heatmap.nii.gz")
+    overlay = SimpleITK.ReadImage(str(heatmap))
     assert overlay.GetSize() == source.GetSize()
     for corner in ((0, 0, 0), tuple(n - 1 for n in source.GetSize())):
         a, b = (np.array(i.TransformIndexToPhysicalPoint(corner)) for i in (source, overlay))

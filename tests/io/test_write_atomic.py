@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,24 +41,124 @@ def test_failure_keeps_the_files_of_an_earlier_run_and_leaves_nothing_else(tmp_p
     assert (tmp_path / "a.txt").read_text() == "earlier"
 
 
-def test_earlier_files_are_replaced_on_success_and_others_stay(tmp_path: Path) -> None:
+def test_files_in_place_are_refused_by_name_and_stay(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("earlier")
+
+    def run() -> None:
+        with publish(tmp_path) as staging:
+            (staging / "a.txt").write_text("later")
+            (staging / "b.txt").write_text("later")
+
+    with pytest.raises(OutputError, match=r"b\.txt: already there.*choose another folder.*--overwrite"):
+        run()
+    assert os.listdir(tmp_path) == ["b.txt"]
+    assert (tmp_path / "b.txt").read_text() == "earlier"
+
+
+def test_a_case_is_not_put_beside_other_files_of_an_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "rival.txt").write_text("earlier")
+
+    def run(**options: bool) -> None:
+        with publish(tmp_path, rivals=["rival.txt", "other.txt"], **options) as staging:
+            (staging / "a.txt").write_text("later")
+
+    with pytest.raises(OutputError, match=r"rival\.txt: already there"):
+        run()
+    assert names(tmp_path) == ["rival.txt"]
+    run(overwrite=True)
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_earlier_files_are_replaced_when_told_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("earlier")
     (tmp_path / "mine.txt").write_text("mine")
-    with publish(tmp_path) as staging:
+    with publish(tmp_path, overwrite=True) as staging:
         (staging / "a.txt").write_text("later")
     assert (tmp_path / "a.txt").read_text() == "later"
-    assert names(tmp_path) == ["a.txt", "mine.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["a.txt", "mine.txt"]
+
+
+@pytest.mark.parametrize("failing", ["a.txt", "b.txt", "c.txt"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_move_that_fails_half_way_is_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, overwrite: bool
+) -> None:
+    link = os.link
+    for name in ("a.txt", "c.txt") if overwrite else ():
+        (tmp_path / name).write_text("earlier")
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target).name == failing:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        link(source, target)
+
+    def run() -> None:
+        with publish(tmp_path, overwrite=overwrite) as staging:
+            for name in ("a.txt", "b.txt", "c.txt"):
+                (staging / name).write_text("later")
+
+    monkeypatch.setattr(os, "link", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        run()
+    assert sorted(os.listdir(tmp_path)) == (["a.txt", "c.txt"] if overwrite else [])
+    assert {path.read_text() for path in tmp_path.iterdir()} <= {"earlier"}
+
+
+def test_file_system_without_links_still_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def run() -> None:
+        with publish(tmp_path) as staging:
+            (staging / "a.txt").write_text("mine")
+
+    monkeypatch.setattr(os, "link", refuse)
+    run()
+    assert (tmp_path / "a.txt").read_text() == "mine"
+    with pytest.raises(OutputError, match="already there"):
+        run()
+
+
+RACE = """
+import sys, time
+from klip_monai.errors import OutputError
+from klip_monai.io import atomic
+folder, me, locks = sys.argv[1:]
+if locks == "without locks":
+    def refuse(*_): raise OSError("no locks here")
+    atomic.fcntl.flock = refuse
+for case in range(40):
+    while time.time() % 0.02 > 0.001: pass
+    own = [f"{case}_{me}"] + [f"{case}_{n}" for n in range(5)]
+    try:
+        with atomic.publish(folder, rivals=[f"{case}_a", f"{case}_b"]) as staging:
+            for name in own:
+                (staging / name).write_text(me)
+    except OutputError:
+        pass
+"""
+
+
+@pytest.mark.parametrize("locks", ["with locks", "without locks"])
+def test_of_two_processes_that_write_the_same_case_one_wins_whole(tmp_path: Path, locks: str) -> None:
+    command = [sys.executable, "-c", RACE, str(tmp_path)]
+    both = [subprocess.Popen([*command, me, locks]) for me in ("a", "b")]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    for case in range(40):
+        found = {path.name.split("_")[1]: path.read_text() for path in tmp_path.glob(f"{case}_*")}
+        (winner,) = set(found.values())
+        assert set(found) == {*"01234", winner}
 
 
 def test_named_file_is_moved_after_all_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved: list[str] = []
-    replace = os.replace
+    link = os.link
 
     def record(source: Path, target: Path) -> None:
         moved.append(Path(target).name)
-        replace(source, target)
+        link(source, target)
 
-    monkeypatch.setattr(os, "replace", record)
+    monkeypatch.setattr(os, "link", record)
     with publish(tmp_path, last="a.json") as staging:
         for name in ("a.json", "b.png", "c.nii.gz"):
             (staging / name).write_text(name)

@@ -23,6 +23,7 @@ from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.io.dicom_geometry import LPS_TO_RAS
 from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, Algorithm, write_dicom_pm, write_dicom_seg
+from klip_monai.io.dicom_pdf import write_dicom_pdf
 from klip_monai.io.dicom_source import source_headers
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.segments import SEGMENTS
@@ -135,6 +136,11 @@ def write_both(volume: MetaTensor, folder: Path) -> tuple[Path, Path]:
     seg = write_dicom_seg(folder / "seg.dcm", labels_of(volume), affine, source=source, algorithm=ALGORITHM)
     pm = write_dicom_pm(folder / "pm.dcm", heatmap_of(volume), affine, source=source, algorithm=ALGORITHM, scale=SCALE)
     return seg, pm
+
+
+def write_all(volume: MetaTensor, folder: Path) -> tuple[Path, ...]:
+    pdf = write_dicom_pdf(folder / "report.dcm", PDF, source=headers(volume), algorithm=ALGORITHM)
+    return *write_both(volume, folder), pdf
 
 
 def on_grid(values: np.ndarray, affine: np.ndarray, *, like: MetaTensor) -> np.ndarray:
@@ -261,7 +267,7 @@ def remarks(file: Path) -> set[str]:
 
 @pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="dciodvfy (Debian package dicom3tools) is not installed")
 def test_dciodvfy_finds_no_error_and_no_warning_without_a_reason(volume: MetaTensor, tmp_path: Path) -> None:
-    for file in write_both(volume, tmp_path):
+    for file in write_all(volume, tmp_path):
         assert {line.removeprefix("Warning - ") for line in remarks(file)} <= JUSTIFIED
 
 
@@ -271,8 +277,42 @@ def test_objects_of_a_complete_source_are_valid_without_further_remarks(tmp_path
         ds.StudyDate, ds.StudyTime, ds.StudyID = "20260102", "101112", "S7"
 
     write_series(tmp_path / "source", sample_hu(9), edit=complete)
-    for file in write_both(read_volume(tmp_path / "source"), tmp_path):
+    for file in write_all(read_volume(tmp_path / "source"), tmp_path):
         assert {line.removeprefix("Warning - ") for line in remarks(file)} <= EXTENSIBLE
+
+
+PDF = b"%PDF-1.4\n%%EOF\n"  # of odd length, which DICOM has to pad
+
+
+@pytest.mark.skipif(shutil.which("dcm2pdf") is None, reason="dcm2pdf (Debian package dcmtk) is not installed")
+def test_dcmtk_takes_the_same_bytes_out_of_an_encapsulated_pdf(axial: MetaTensor, tmp_path: Path) -> None:
+    file = write_dicom_pdf(tmp_path / "r.dcm", PDF, source=headers(axial), algorithm=ALGORITHM)
+    subprocess.run(["dcm2pdf", str(file), str(tmp_path / "r.pdf")], check=True, capture_output=True, timeout=60)
+    assert (tmp_path / "r.pdf").read_bytes() == PDF
+    assert len(PDF) % 2 == 1
+
+
+def test_encapsulated_pdf_is_filed_with_its_study_and_says_whether_it_identifies(tmp_path: Path) -> None:
+    def umlaut(_: int, ds: Dataset) -> None:
+        ds.SpecificCharacterSet, ds.PatientName = "ISO_IR 100", "Müller^Jörg"
+
+    write_series(tmp_path / "source", sample_hu(9), edit=umlaut)
+    source = headers(read_volume(tmp_path / "source"))
+    for identifies, said in ((False, "NO"), (True, "YES")):
+        file = write_dicom_pdf(tmp_path / "r.dcm", PDF, source=source, algorithm=ALGORITHM, identifies=identifies)
+        ds = dcmread(file)
+        assert ds.PatientName == source[0].PatientName == "Müller^Jörg"
+        assert (ds.PatientID, ds.StudyInstanceUID) == (source[0].PatientID, source[0].StudyInstanceUID)
+        assert ds.SeriesInstanceUID != source[0].SeriesInstanceUID
+        assert (ds.Modality, ds.MIMETypeOfEncapsulatedDocument) == ("DOC", "application/pdf")
+        assert ds.EncapsulatedDocument[: ds.EncapsulatedDocumentLength] == PDF
+        assert {item.ReferencedSOPInstanceUID for item in ds.SourceInstanceSequence} == {
+            header.SOPInstanceUID for header in source
+        }
+        assert "research use only" in ds.DocumentTitle
+        assert ds.BurnedInAnnotation == said
+    with pytest.raises(InputError, match="%PDF-"):
+        write_dicom_pdf(tmp_path / "r.dcm", b"<html>", source=source, algorithm=ALGORITHM)
 
 
 def test_objects_are_filed_with_the_patient_and_study_of_the_source(axial: MetaTensor, tmp_path: Path) -> None:
@@ -333,7 +373,7 @@ def test_source_without_uids_or_moved_away_is_refused(tmp_path: Path) -> None:
 
     write_series(tmp_path / "source", sample_hu(9), edit=anonymous)
     volume = read_volume(tmp_path / "source")
-    with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave dicom-seg"):
+    with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave the DICOM outputs"):
         headers(volume)
     shutil.rmtree(tmp_path / "source")
     with pytest.raises(InputError, match="gone or have changed"):

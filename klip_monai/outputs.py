@@ -1,0 +1,263 @@
+"""What can be written of a case: one function an output, and the names of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from klip_monai.errors import InputError
+from klip_monai.io.case_report import CaseReport
+from klip_monai.io.case_report_html import write_html_report
+from klip_monai.io.dicom_pixels import PADDING_HU
+from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
+from klip_monai.io.preview import write_preview
+from klip_monai.io.preview_geometry import PreviewScan
+from klip_monai.io.scene import write_scene
+from klip_monai.io.straighten import straighten
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+    from klip_monai.case import Case
+    from klip_monai.io.dicom_overlay import Algorithm
+
+DEFAULT_OUTPUTS = ("nifti", "seg-nrrd")
+_ALWAYS = {"preview": "preview.png", "summary": "summary.json"}
+
+
+class Grid(NamedTuple):
+    """What is shown of a case, each (X, Y, Z): CT in HU, heat map, labels; and the (4, 4) voxel-to-RAS affine in mm."""
+
+    ct: NDArray[np.float32]
+    heatmap: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    affine: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A case that is being written.
+
+    Attributes:
+        case: the scored scan.
+        summary: what was found in it.
+        folder: where to write.
+        names: file names by kind, see :func:`file_names`.
+    """
+
+    case: Case
+    summary: Mapping[str, Any]
+    folder: Path
+    names: Mapping[str, str]
+
+    def path(self, kind: str) -> Path:
+        """Where the file of a kind goes."""
+        return self.folder / self.names[kind]
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Voxels for viewers and pictures, which cannot be tilted."""
+        case = self.case
+        affine = np.asarray(case.volume.affine, dtype=np.float64)
+        ct, heatmap, labels = (part[0].cpu().numpy() for part in (case.volume, case.heatmap, case.labels))
+        ct, _ = straighten(ct, affine, fill=PADDING_HU)
+        heatmap, _ = straighten(heatmap, affine)
+        labels, straight = straighten(labels, affine, nearest=True)
+        return Grid(ct, heatmap, labels, straight)
+
+    @property
+    def thresholds(self) -> tuple[float, float]:
+        """Heat map values from which a voxel is suspicious and strongly suspicious."""
+        return self.case.reference.suspicious, self.case.reference.strong
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Heat map values shown as the first and the last colour: the same for every scan of a bundle."""
+        suspicious, strong = self.thresholds
+        return 0.5 * suspicious, 1.25 * strong
+
+    @cached_property
+    def report(self) -> CaseReport:
+        """Content of the report, for HTML and PDF."""
+        return CaseReport(
+            PreviewScan(*self.grid),
+            summary=self.summary,
+            healthy_scores=self.case.reference.scan_scores,
+            scale=self.scale,
+            unit=self.case.unit,
+        )
+
+    @cached_property
+    def source(self) -> list[Dataset]:
+        """Headers of the DICOM images that the scan was read from.
+
+        Raises:
+            InputError: if it was not read from DICOM files.
+        """
+        from klip_monai.io.dicom_source import source_headers
+
+        meta = self.case.volume.meta
+        if meta["format"] != "dicom" or not meta["series_uid"]:
+            raise InputError(
+                f"outputs: got {meta['format']} without a DICOM series, expected one for {', '.join(_dicom())}, which "
+                "are filed with its study; leave them out"
+            )
+        return source_headers(self.case.volume)
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """What made the overlay."""
+        from klip_monai.io.dicom_overlay import Algorithm
+
+        origin = self.case.provenance
+        return Algorithm(origin["bundle"], origin["bundle_version"], origin.get("key", ""))
+
+
+def write_picture(writing: Writing) -> None:
+    """The preview, which every case has."""
+    write_preview(
+        writing.path("preview"),
+        *writing.grid,
+        title=writing.summary["name"],
+        scale=writing.scale,
+        thresholds=writing.thresholds,
+        lines=_headlines(writing),
+        unit=writing.case.unit,
+    )
+
+
+def _nifti(writing: Writing) -> None:
+    write_heatmap(writing.path("heatmap"), writing.grid.heatmap, writing.grid.affine)
+    write_labels(writing.path("labels"), writing.grid.labels, writing.grid.affine)
+
+
+def _seg_nrrd(writing: Writing) -> None:
+    write_segmentation(writing.path("segmentation"), writing.grid.labels, writing.grid.affine)
+
+
+def _scene(writing: Writing) -> None:
+    write_scene(
+        writing.path("scene"),
+        *writing.grid,
+        title=writing.summary["name"],
+        scale=writing.scale,
+        lines=[*_headlines(writing), writing.summary["notice"]],
+        unit=writing.case.unit,
+    )
+
+
+def _report(writing: Writing) -> None:
+    write_html_report(writing.path("report"), writing.report)
+
+
+def _dicom_seg(writing: Writing) -> None:
+    from klip_monai.io.dicom_overlay import write_dicom_seg
+
+    affine = np.asarray(writing.case.volume.affine, dtype=np.float64)
+    write_dicom_seg(
+        writing.path("dicom_seg"),
+        writing.case.labels[0],
+        affine,
+        source=writing.source,
+        algorithm=writing.algorithm,
+    )
+
+
+def _dicom_pm(writing: Writing) -> None:
+    from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, TIMES_THE_TWINS, write_dicom_pm
+
+    write_dicom_pm(
+        writing.path("dicom_pm"),
+        writing.case.heatmap[0],
+        np.asarray(writing.case.volume.affine, dtype=np.float64),
+        source=writing.source,
+        algorithm=writing.algorithm,
+        scale=writing.scale,
+        unit=TIMES_THE_TWINS if writing.case.uses_twins else NATS_PER_PIXEL,
+    )
+
+
+def _dicom_pdf(writing: Writing) -> None:
+    from klip_monai.io.case_report_pdf import pdf_report
+    from klip_monai.io.dicom_pdf import write_dicom_pdf
+
+    write_dicom_pdf(
+        writing.path("dicom_pdf"),
+        pdf_report(writing.report),
+        source=writing.source,
+        algorithm=writing.algorithm,
+        identifies=writing.case.keep_names,
+    )
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output.
+
+    Attributes:
+        files: endings of its files, by kind; `NAME_` comes before each, `NAME` alone before a mere suffix.
+        write: writes them.
+        of_dicom: whether it needs a scan read from DICOM files, whose patient and study it carries.
+    """
+
+    files: Mapping[str, str]
+    write: Callable[[Writing], None]
+    of_dicom: bool = False
+
+
+OUTPUTS: dict[str, Output] = {
+    "nifti": Output({"heatmap": "heatmap.nii.gz", "labels": "labels.nii.gz"}, _nifti),
+    "seg-nrrd": Output({"segmentation": "overlay.seg.nrrd"}, _seg_nrrd),
+    "scene": Output({"scene": ".mrb"}, _scene),
+    "report": Output({"report": "report.html"}, _report),
+    "dicom-seg": Output({"dicom_seg": "seg.dcm"}, _dicom_seg, of_dicom=True),
+    "dicom-pm": Output({"dicom_pm": "pm.dcm"}, _dicom_pm, of_dicom=True),
+    "dicom-pdf": Output({"dicom_pdf": "report.dcm"}, _dicom_pdf, of_dicom=True),
+}
+"""Outputs that can be chosen, by name. Preview and summary are always written."""
+
+
+def file_names(name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, str]:
+    """Names of the files of a case, by kind.
+
+    Args:
+        name: of the case.
+        outputs: some of :data:`OUTPUTS`.
+
+    Raises:
+        InputError: for an output that is not among them.
+    """
+    unknown = [output for output in outputs if output not in OUTPUTS]
+    if unknown:
+        raise InputError(
+            f"outputs: got {', '.join(unknown)}, expected some of {', '.join(OUTPUTS)}; check the spelling"
+        )
+    endings = {kind: ending for output in outputs for kind, ending in OUTPUTS[output].files.items()} | _ALWAYS
+    return {kind: name + ending if ending.startswith(".") else f"{name}_{ending}" for kind, ending in endings.items()}
+
+
+def case_files(name: str) -> list[str]:
+    """Names of all files that a case may have, whatever its outputs."""
+    return list(file_names(name, tuple(OUTPUTS)).values())
+
+
+def _dicom() -> list[str]:
+    return [name for name, output in OUTPUTS.items() if output.of_dicom]
+
+
+def _headlines(writing: Writing) -> list[str]:
+    summary = writing.summary
+    thresholds, provenance = summary["thresholds"], summary["provenance"]
+    return [
+        f"Scan score {summary['scan_score']:.3g} {writing.case.unit}, p = {summary['p_value']:.3f}",
+        f"against {thresholds['healthy_scans']} healthy scans "
+        f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
+        f"Prior {provenance['bundle']} {provenance['bundle_version']}",
+        *summary["remarks"],
+    ]

@@ -1,0 +1,82 @@
+"""Bundles run in MONAI Label: the calls of its bundle task, made by itself where it is installed."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from safetensors.torch import load_file
+
+from klip_monai.scoring import IDReference, settings_key
+
+pytestmark = pytest.mark.acceptance
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The phantom bundle with its small prior and few levels, and the model.pt that hosts look for."""
+    root = tmp_path_factory.mktemp("host") / "klip_ct_phantom"
+    shutil.copytree(ROOT / "bundles" / "klip_ct_phantom", root)
+    parser = ConfigParser()
+    parser.read_config([root / "configs" / name for name in ("inference.json", "small_inference.json")])
+    parser["inferer#sampler_levels"] = 4
+    ConfigParser.export_config_file(parser.config, str(root / "configs" / "inference.json"), fmt="json")
+    # Thresholds of other settings mean nothing, but where overlays lie does not depend on them.
+    parser["bundle_root"] = str(root)
+    made = next((root / "models" / "id_reference").glob("*.json"))
+    reference = replace(IDReference.load(made), key=settings_key(parser.get_parsed_content("settings")))
+    reference.save(made)
+    torch.save(load_file(root / "models" / "small.safetensors"), root / "models" / "model.pt")
+    return root
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four slices of the sample series."""
+    path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
+    nib.save(nib.load(ROOT / "sample_data" / "lesion.nii.gz").slicer[:, :, 10:14], path)
+    return path
+
+
+def check(labels: Any, scan: Path, written: Path) -> None:
+    """Labels (X, Y, Z) lie on the scan's grid and are those of the case that the bundle wrote."""
+    case = nib.load(written / "scan_labels.nii.gz")
+    np.testing.assert_allclose(case.affine, nib.load(scan).affine, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(labels), np.asarray(case.dataobj))
+    assert (written / "scan_summary.json").is_file()
+
+
+def test_the_calls_of_a_host_give_labels_on_the_grid_of_the_scan(bundle: Path, scan: Path) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / "inference.json"))
+    parser["bundle_root"], parser["device"] = str(bundle), "cpu"
+    metadata = ConfigParser.load_config_file(str(bundle / "configs" / "metadata.json"))["network_data_format"]
+    assert (list(metadata["inputs"]), list(metadata["outputs"])) == (["image"], ["pred"])
+    network = parser.get_parsed_content("network_def", instantiate=True)
+    network.load_state_dict(torch.load(bundle / "models" / "model.pt", weights_only=True))
+    data: dict[str, Any] = {"image": str(scan), "device": "cpu"}
+    for transform in parser.get_parsed_content("preprocessing", instantiate=True).transforms:
+        data = transform(data)
+    with torch.no_grad():
+        data["pred"] = parser.get_parsed_content("inferer", instantiate=True)(data["image"][None], network.eval())[0]
+    for transform in parser.get_parsed_content("postprocessing", instantiate=True).transforms:
+        data = transform(data)
+    check(data["pred"][0], scan, bundle / "eval")
+
+
+def test_monai_label_runs_the_bundle(bundle: Path, scan: Path) -> None:
+    reason = "MONAI Label is not installed; it needs numpy below 2, so give it an environment of its own"
+    host = pytest.importorskip("monailabel.tasks.infer.bundle", reason=reason, exc_type=ImportError)
+    task = host.BundleInferTask(str(bundle), {"preload": "false"})
+    assert task.is_valid()
+    labels, _ = task({"image": str(scan), "device": "cpu", "result_extension": ".nii.gz"})
+    check(nib.load(labels).dataobj, scan, bundle / "eval")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk  # noqa: N813
 import torch
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd
 
 from klip_monai.calibration import MIN_SCANS, calibrate, set_scans, standardized
-from klip_monai.case import remarks
+from klip_monai.case import Case, remarks, save_case
 from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.names import case_name
@@ -190,3 +191,20 @@ def test_a_slice_set_is_taken_in_runs_of_neighbouring_slices(tmp_path):
     expected = standard_slices(random_scan(3, slices=3).image, grid)
     agree = (runs[2][1] == expected.body).float().mean()
     assert float(agree) > 0.999
+
+
+def test_case_of_a_tilted_scan_is_shown_straight_and_says_so(reference, tmp_path):
+    affine = torch.diag(torch.tensor([-2.0, -2.0, 5.0, 1.0], dtype=torch.float64))
+    affine[1, 2] = -1.3
+    values = torch.full((1, 32, 32, 6), -1000.0)
+    values[:, 6:26, 6:26] = 40.0
+    meta = {"name": "t", "format": "nifti", "series_uid": "", "repairs": "", "read_seconds": 0.0, "read_at": 0.0}
+    labels = torch.zeros(values.shape, dtype=torch.uint8)
+    labels[0, 10:14, 12:15, 1:4] = 2
+    volume, heat, marked = (MetaTensor(part, affine=affine, meta=meta) for part in (values, labels * 0.1, labels))
+    summary = save_case(Case(volume, heat, marked, 0.2, reference, PROVENANCE), tmp_path)
+    assert "gantry tilt" in summary["remarks"][0]
+    image = sitk.ReadImage(str(tmp_path / "t_labels.nii.gz"))
+    assert image.GetSize() == (32, 36, 6)
+    assert int((sitk.GetArrayFromImage(image) == 2).sum()) == int((labels == 2).sum())
+    assert summary["volume_ml"]["Strongly suspicious"] == pytest.approx(4 * 3 * 3 * 20 / 1000)

@@ -35,7 +35,7 @@ def write_tables(ledger: Ledger, folder: str | Path) -> list[Path]:
         The files: `ledger.csv`, and `ledger.parquet` if pyarrow is installed.
     """
     q_of = q_values([entry.p_value for entry in ledger.entries() if entry.p_value is not None])
-    with publish(folder) as staging:
+    with publish(folder, overwrite=True) as staging:
         _write_csv(staging / "ledger.csv", _rows(ledger, q_of))
         if find_spec("pyarrow") is not None:
             _write_parquet(staging / "ledger.parquet", _rows(ledger, q_of))

@@ -110,7 +110,7 @@ def write_report(
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
         style=style,
     )
-    with publish(path.parent) as staging:
+    with publish(path.parent, overwrite=True) as staging:
         (staging / path.name).write_text(html, encoding="utf-8", newline="\n")
     return path
 

@@ -165,7 +165,9 @@ def test_screening_reads_what_score_reads(tmp_path, archive, quick_bundle):
     """The overlay is the one that `score` writes."""
     source = archive / "Smith_0.nii.gz"
     done = CliRunner().invoke(
-        app, ["score", str(source), "-o", str(tmp_path), "--bundle", str(quick_bundle), "--outputs", "nifti"]
+        app,
+        ["score", str(source), "-o", str(tmp_path), "--bundle", str(quick_bundle), "--outputs", "nifti"]
+        + ["--keep-names"],
     )
     assert done.exit_code == 0, done.exception
     score_one(Job(Entry("ct-aa"), source, Model(quick_bundle, outputs=("nifti",)), tmp_path))

@@ -66,7 +66,7 @@ def page(opened):
     """The report as it opens."""
     opened.set_viewport_size({"width": 1400, "height": 900})
     opened.get_by_role("button", name="Clear").click()
-    opened.wait_for_function("document.querySelector('tbody tr td.name a')?.textContent === 'attack'")
+    playwright.expect(opened.locator("tbody tr td.name a").first).to_have_text("attack")
     return opened
 
 
@@ -108,7 +108,7 @@ def test_filters_narrow_the_rows_and_clear_brings_them_back(page):
     page.get_by_label("p up to").fill("none")
     assert page.get_by_label("p up to").get_attribute("aria-invalid") == "true"
     page.get_by_role("button", name="Clear").click()
-    page.wait_for_function("text => document.getElementById('found').textContent === text", arg=everything)
+    playwright.expect(page.locator("#found")).to_have_text(everything)
     page.get_by_label("q up to").fill("0.2")
     assert all(float(text) <= 0.2 for text in column(page, "td.q"))
     page.get_by_label("Show").select_option("refused")

@@ -164,11 +164,8 @@ def test_gpu_batches_are_powers_of_two_that_fit(monkeypatch):
 def test_screening_reads_what_score_reads(tmp_path, archive, quick_bundle):
     """The overlay is the one that `score` writes."""
     source = archive / "Smith_0.nii.gz"
-    done = CliRunner().invoke(
-        app,
-        ["score", str(source), "-o", str(tmp_path), "--bundle", str(quick_bundle), "--outputs", "nifti"]
-        + ["--keep-names"],
-    )
+    options = ["--bundle", str(quick_bundle), "--outputs", "nifti", "--keep-names"]
+    done = CliRunner().invoke(app, ["score", str(source), "-o", str(tmp_path), *options])
     assert done.exit_code == 0, done.exception
     score_one(Job(Entry("ct-aa"), source, Model(quick_bundle, outputs=("nifti",)), tmp_path))
     images = [tmp_path / "Smith_0_heatmap.nii.gz", tmp_path / case_dir("ct-aa") / "ct-aa_heatmap.nii.gz"]

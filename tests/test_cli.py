@@ -13,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+from command_line import klip_monai
 
 from klip_monai.bundle import DEFAULT_BUNDLE
 from klip_monai.io import read_volume
@@ -20,11 +21,6 @@ from klip_monai.io.names import case_name
 from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, file_names
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
-
-
-def klip_monai(*args: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "klip_monai.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300)
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *words: str) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from command_line import klip_monai
 from typer.testing import CliRunner
 
 from klip_monai.cli import app
@@ -160,11 +159,6 @@ def test_fine_detectors_are_averaged_to_the_pixels():
     assert measured.misfit < 0.02
 
 
-def klip_monai(*args: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "klip_monai.cli", "score", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory) -> tuple[Path, torch.Tensor]:
     """A sinogram file of a healthy phantom slice in air, its geometry.json, and its standard slice (1, 1, H, W)."""
@@ -184,7 +178,7 @@ def phantom(tmp_path_factory) -> tuple[Path, torch.Tensor]:
 def test_the_command_reconstructs_and_scores_a_sinogram(phantom, tmp_path):
     folder, truth = phantom
     command = ("--sinogram", folder / "slice.npy", "--geometry", folder / "geometry.json", "-o", tmp_path)
-    result = klip_monai(*command, "--bundle", "klip_ct_phantom")
+    result = klip_monai("score", *command, "--bundle", "klip_ct_phantom")
     assert result.returncode == 0, result.stderr
     name = sinogram_name(np.load(folder / "slice.npy"))
     names = [f"{name}_{kind}" for kind in ("heatmap.nii.gz", "preview.png", "reconstruction.nii.gz", "summary.json")]

@@ -215,15 +215,16 @@ def test_a_fan_beam_from_afar_is_a_parallel_beam():
     torch.testing.assert_close(fan.A(image) / fan.scale, parallel.A(image) / parallel.scale, rtol=0, atol=0.05)
 
 
-def test_a_fan_beam_reconstructs_by_least_squares_and_refuses_filtered_back_projection():
+def test_a_fan_beam_reconstructs_by_least_squares():
     image = disc(24, radius=7.0, x=2.0, y=3.0)
     operator = Tomography(FanBeam(image_shape=(24, 24), pixel_mm=1.0, views=40, source_mm=60.0, detector_mm=40.0))
-    y = operator.A(image)
-    torch.testing.assert_close(operator.A_dagger(y, iterations=500), image, rtol=0, atol=0.02)
-    with pytest.raises(InputError, match="method: got 'fbp', expected 'cg' for a FanBeam"):
-        operator.A_dagger(y, method="fbp")
+    torch.testing.assert_close(operator.A_dagger(operator.A(image), iterations=500), image, rtol=0, atol=0.02)
+
+
+def test_a_kernel_that_fan_beams_have_not_is_refused():
+    fan = FanBeam(image_shape=(8, 8), pixel_mm=1.0, views=3, source_mm=60.0, detector_mm=40.0)
     with pytest.raises(InputError, match="kernel: got 'linear', expected one of strip, line for a FanBeam"):
-        Tomography(operator.geometry, kernel="linear")
+        Tomography(fan, kernel="linear")
 
 
 @settings(max_examples=20, deadline=None)

@@ -16,7 +16,7 @@ NEAR = {"source_mm": 110.0, "detector_mm": 40.0}
 
 
 def fan_beam(**options: object) -> FanBeam:
-    return FanBeam(**{"image_shape": (SIDE, SIDE), "pixel_mm": PIXEL_MM, "views": 240, **NEAR, **options})
+    return FanBeam(**{"image_shape": (SIDE, SIDE), "pixel_mm": PIXEL_MM, "views": 160, **NEAR, **options})
 
 
 def distance_from(x: float, y: float) -> torch.Tensor:
@@ -82,17 +82,15 @@ def test_values_do_not_depend_on_the_scanner(
     assert float(image.sum() / truth.sum()) == pytest.approx(1.0, rel=0.02)
 
 
-@pytest.mark.parametrize(
-    "options", [FAR, NEAR, {**NEAR, "angle_range": 260.0}, {**NEAR, "detector_offset_mm": 0.5}], ids=str
-)
-@pytest.mark.parametrize("window", ["ram-lak", "hann"])
-def test_it_undoes_the_scaled_operator(options, window):
+@pytest.mark.parametrize("options", [NEAR, {"angle_range": 260.0}, {"detector_offset_mm": 0.5}], ids=str)
+def test_it_undoes_the_scaled_operator(options):
     operator, truth = Tomography(fan_beam(**options)), smooth_disc_and_gaussian()
-    image = operator.A_dagger(operator.A(truth), method="fbp", window=window)
-    assert image.dtype == torch.float32
-    assert float((image - truth).abs().max()) < (0.03 if window == "ram-lak" else 0.06)
-    middle = distance_from(0, 0) < 20
-    assert float(image[0, 0][middle].mean()) == pytest.approx(float(truth[0, 0][middle].mean()), rel=5e-3)
+    y, middle = operator.A(truth), distance_from(0, 0) < 20
+    for window, tolerance in (("ram-lak", 0.03), ("hann", 0.06)):
+        image = operator.A_dagger(y, method="fbp", window=window)
+        assert image.dtype == torch.float32
+        assert float((image - truth).abs().max()) < tolerance
+        assert float(image[0, 0][middle].mean()) == pytest.approx(float(truth[0, 0][middle].mean()), rel=5e-3)
 
 
 def test_from_afar_it_is_that_of_a_parallel_beam():
@@ -108,11 +106,11 @@ def test_from_afar_it_is_that_of_a_parallel_beam():
 
 def test_a_clinical_fan_loses_less_than_a_decibel_against_a_parallel_beam():
     truth = smooth_disc_and_gaussian()
-    beam = ParallelBeam(image_shape=(SIDE, SIDE), pixel_mm=PIXEL_MM, views=240, angle_range=360.0)
+    beam = ParallelBeam(image_shape=(SIDE, SIDE), pixel_mm=PIXEL_MM, views=160, angle_range=360.0)
     parallel = Tomography(beam, kernel="strip")
     fan = Tomography(fan_beam(**FAR))
     of_parallel, of_fan = (psnr(op.A_dagger(op.A(truth), method="fbp"), truth) for op in (parallel, fan))
-    assert of_fan > max(of_parallel - 1, 40)
+    assert of_fan > max(of_parallel - 1, 50)
 
 
 @settings(max_examples=20, deadline=None)

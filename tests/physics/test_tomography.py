@@ -355,6 +355,12 @@ class TestCuda:
             assert there.device.type == "cuda"
             torch.testing.assert_close(here, there.cpu(), rtol=1e-4, atol=1e-5)
 
+    def test_fan_beams_are_back_projected_as_on_the_cpu(self):
+        operator = Tomography(FanBeam(image_shape=(24, 20), pixel_mm=1.4, views=30, source_mm=90.0, detector_mm=40.0))
+        y = random(3, *operator.range_shape, dtype=torch.float32)
+        there = operator.A_dagger(y.cuda(), method="fbp")
+        torch.testing.assert_close(operator.A_dagger(y, method="fbp"), there.cpu(), rtol=1e-4, atol=1e-4)
+
     @pytest.mark.parametrize("batch", [1, 3, 8])
     @pytest.mark.parametrize("views", [1, 12])
     def test_astra_cuda_agrees_with_the_matrix(self, batch, views):

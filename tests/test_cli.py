@@ -19,6 +19,7 @@ from klip_monai.bundle import DEFAULT_BUNDLE
 from klip_monai.io import read_volume
 from klip_monai.io.names import case_name
 from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, file_names
+from klip_monai.physics.factory import OPERATORS
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 
@@ -225,6 +226,8 @@ def test_help_names_what_is_taken_by_default():
     for output in OUTPUTS:
         assert f" {output} " in shown
     assert shown.count("[default: the bundle's]") == 3
+    for setting in {setting for takes in OPERATORS.values() for setting in takes}:
+        assert setting in shown or setting in ("views", "angle_range")
 
 
 def test_square_brackets_in_a_path_are_not_taken_for_markup(tmp_path):

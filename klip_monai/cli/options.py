@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,9 +40,7 @@ class Operator(str, Enum):
 
 
 _ANGLE_RANGES = {Operator.limited_angle: 120.0, Operator.fan_beam: 360.0}  # degrees, where none is given
-
-
-_WITHOUT_VIEWS = (Operator.identity, Operator.blur, Operator.inpainting)
+_OPTIONS_OF_THEIR_OWN = {"views": "--views", "angle_range": "--angle-range"}
 
 
 class Estimator(str, Enum):
@@ -83,6 +81,15 @@ ViewsOption = Annotated[int | None, typer.Option(min=1, help="Number of views.  
 AngleOption = Annotated[
     float | None, typer.Option(help="Range of the views in degrees.  \\[default: 180; limited_angle 120, fan_beam 360]")
 ]
+OperatorSettingOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--operator-option",
+        metavar="KEY=VALUE",
+        help="Another setting of the measurement, again for each: detectors, pitch_mm (all with views); source_mm, "
+        "detector_mm (fan_beam); blur_mm (blur); measured, missing=random or square (inpainting).",
+    ),
+]
 EstimatorOption = Annotated[
     Estimator | None, typer.Option(help="How the expectation is taken.  \\[default: the bundle's]")
 ]
@@ -108,6 +115,7 @@ def overrides_of(
     operator: Operator | None = None,
     views: int | None = None,
     angle_range: float | None = None,
+    settings: Sequence[str] | None = None,
     estimator: Estimator | None = None,
     twins: int | None = None,
     device: Device = Device.auto,
@@ -119,11 +127,51 @@ def overrides_of(
         "operator#name": operator and operator.value,
         "operator#views": views,
         "operator#angle_range": angle_range,
+        **{f"operator#{key}": value for key, value in _operator_settings(settings or ()).items()},
         "inferer#estimator": estimator and estimator.value,
         "inferer#twins": twins,
         "device": None if device is Device.auto else f"$torch.device('{device.value}')",
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def _operator_settings(texts: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE of --operator-option as arguments of an operator."""
+    if not texts:
+        return {}
+    from klip_monai.physics.factory import OPERATORS
+
+    kinds = {key: kind for takes in OPERATORS.values() for key, kind in takes.items()}
+    kinds = {key: kind for key, kind in kinds.items() if key not in _OPTIONS_OF_THEIR_OWN}
+    settings: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if key in _OPTIONS_OF_THEIR_OWN:
+            raise InputError(f"--operator-option: got {text!r}, which has an option of its own: use {_flag(key)}")
+        if not equals or key not in kinds:
+            raise InputError(f"--operator-option: got {text!r}, expected KEY=VALUE with a KEY of {', '.join(kinds)}")
+        if key in settings:
+            raise InputError(f"--operator-option: got {key} twice, expected one value; leave one out")
+        settings[key] = _value_of(value, kinds[key], f"--operator-option {key}")
+    return settings
+
+
+def _value_of(text: str, kind: Any, option: str) -> Any:
+    """Text as a number of a type, or as one of some words."""
+    if isinstance(kind, tuple):
+        if text not in kind:
+            raise InputError(f"{option}: got {text!r}, expected {' or '.join(kind)}")
+        return text
+    try:
+        return kind(text)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise InputError(f"{option}: got {text!r}, expected {expected}") from None
+
+
+def _flag(key: str) -> str:
+    """How the command line gives this argument of an operator."""
+    return _OPTIONS_OF_THEIR_OWN.get(key, f"--operator-option {key}")
 
 
 def numbers_of(text: str, option: str) -> list[float]:
@@ -135,23 +183,31 @@ def numbers_of(text: str, option: str) -> list[float]:
 
 
 def open_bundle(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
-    """A bundle's inference workflow, ready to run; views of a measurement that has none are refused."""
+    """A bundle's inference workflow, ready to run; settings that its measurement does not have are refused."""
     from klip_monai.bundle import open_workflow
 
     workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
-    check_views(workflow, overrides)
+    check_measurement(workflow, overrides)
     workflow.initialize()
     return workflow
 
 
-def check_views(workflow: ConfigWorkflow, overrides: Mapping[str, Any]) -> None:
-    """Refuse views of a measurement that has none."""
+def check_measurement(workflow: ConfigWorkflow, overrides: Mapping[str, Any]) -> None:
+    """Refuse settings that the measurement does not have."""
+    from klip_monai.physics.factory import OPERATORS
+
     measurement = workflow.parser["operator#name"]
-    if measurement in _WITHOUT_VIEWS and {"operator#views", "operator#angle_range"} & overrides.keys():
-        raise InputError(
-            f"--views, --angle-range: got them with the measurement {measurement}, which has no views; add --operator "
-            "sparse_view, limited_angle or fan_beam"
-        )
+    takes = OPERATORS.get(measurement)
+    if takes is None:
+        return  # which operator it is, make_operator refuses
+    given = [key.removeprefix("operator#") for key in overrides if key.startswith("operator#")]
+    for key in given:
+        if key != "name" and key not in takes:
+            others = [name for name, takes_too in OPERATORS.items() if key in takes_too]
+            raise InputError(
+                f"{_flag(key)}: got it with the measurement {measurement}, expected "
+                f"{', '.join(_flag(own) for own in takes) or 'no settings'}; or add --operator {' or '.join(others)}"
+            )
 
 
 def progress_bar() -> Progress:

@@ -22,6 +22,7 @@ from klip_monai.cli.options import (
     HUWindowOption,
     Operator,
     OperatorOption,
+    OperatorSettingOption,
     RepairOption,
     SeedOption,
     TwinsOption,
@@ -72,6 +73,7 @@ def score(
     operator: OperatorOption = None,
     views: ViewsOption = None,
     angle_range: AngleOption = None,
+    operator_option: OperatorSettingOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     series_uid: Annotated[str | None, typer.Option(help="Which series, where there are several (see inspect).")] = None,
@@ -107,11 +109,11 @@ def score(
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    chosen = (series_uid, repair, hu_window, operator, views, angle_range, outputs, push)
+    chosen = (series_uid, repair, hu_window, operator, views, angle_range, operator_option, outputs, push)
     if sinogram is not None and any(chosen):
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--series-uid, --repair, --hu-window, --outputs and --push"
+            "--operator-option, --series-uid, --repair, --hu-window, --outputs and --push"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
@@ -122,7 +124,7 @@ def score(
         _score_sinogram(info, sinogram, geometry, output, seed=seed, **files, **overrides)
         return
     assert path is not None
-    overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
+    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device)
     if repair:
         overrides["repair"] = [kind.value for kind in repair]
     if hu_window is not None:

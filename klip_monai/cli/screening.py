@@ -23,12 +23,13 @@ from klip_monai.cli.options import (
     DeviceOption,
     EstimatorOption,
     OperatorOption,
+    OperatorSettingOption,
     RepairOption,
     SeedOption,
     TwinsOption,
     ViewsOption,
     app,
-    check_views,
+    check_measurement,
     err,
     out,
     overrides_of,
@@ -55,6 +56,7 @@ def screen(
     operator: OperatorOption = None,
     views: ViewsOption = None,
     angle_range: AngleOption = None,
+    operator_option: OperatorSettingOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     outputs: Annotated[
@@ -110,7 +112,7 @@ def screen(
         raise InputError("screen: got no ARCHIVE, expected folders, zip or tar archives, or files")
     if workers and scheduler:
         raise InputError("--workers, --scheduler: got both, expected one; a scheduler has workers of its own")
-    overrides = overrides_of(operator, views, angle_range, estimator, twins, device)
+    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device)
     if repair:
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
     model = _model(bundle, overrides, seed=seed, outputs=outputs)
@@ -149,7 +151,7 @@ def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs:
     names = tuple(name.strip() for name in outputs.split(",") if name.strip())
     file_names("", names)
     info = find_bundle(bundle or DEFAULT_BUNDLE)
-    check_views(open_workflow(info, "inference.json", kind="inference", **overrides), overrides)
+    check_measurement(open_workflow(info, "inference.json", kind="inference", **overrides), overrides)
     return Model(info.root, tuple(sorted(overrides.items())), seed=seed, outputs=names)
 
 

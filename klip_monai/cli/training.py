@@ -15,6 +15,7 @@ from klip_monai.cli.options import (
     DeviceOption,
     EstimatorOption,
     OperatorOption,
+    OperatorSettingOption,
     SeedOption,
     TrainingBundleOption,
     TwinsOption,
@@ -40,6 +41,7 @@ def calibrate(
     operator: OperatorOption = None,
     views: ViewsOption = None,
     angle_range: AngleOption = None,
+    operator_option: OperatorSettingOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     device: DeviceOption = Device.auto,
@@ -56,7 +58,8 @@ def calibrate(
     if sum(source is not None for source in (healthy, slice_set, phantoms)) != 1:
         raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
-    workflow = open_bundle(info, seed=seed, **overrides_of(operator, views, angle_range, estimator, twins, device))
+    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device)
+    workflow = open_bundle(info, seed=seed, **overrides)
     parts = {
         name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")
     }

@@ -210,7 +210,7 @@ def _mismatch(where: str, data: Mapping[str, Any], parts: Mapping[str, Any]) -> 
     changed: dict[str, Any] = {}
     operator, grid = parts["operator"], parts["grid"]
     if data and not isinstance(operator, Tomography):
-        raise InputError(f"{where}: data: got a mismatch for {operator!r}, expected a tomographic measurement")
+        raise InputError(f"{where}: data: got a mismatch for {operator}, expected a tomographic measurement")
     finer, kernel = int(data.get("finer", 1)), data.get("kernel")
     if finer > 1:
         changed["data_operator"] = FinerGrid(operator.geometry, factor=finer, kernel=kernel)

@@ -13,7 +13,17 @@ from klip_monai.physics.image_space import GaussianBlur, Inpainting
 from klip_monai.physics.operator import Identity, LinearOperator
 from klip_monai.physics.tomography import Tomography
 
-OPERATORS = ("sparse_view", "limited_angle", "fan_beam", "blur", "inpainting", "identity")
+MISSING = ("random", "square")
+_SCAN: dict[str, Any] = {"views": int, "angle_range": float, "detectors": int, "pitch_mm": float}
+OPERATORS: dict[str, dict[str, Any]] = {
+    "sparse_view": _SCAN,
+    "limited_angle": _SCAN,
+    "fan_beam": {**_SCAN, "source_mm": float, "detector_mm": float},
+    "blur": {"blur_mm": float},
+    "inpainting": {"measured": float, "missing": MISSING},
+    "identity": {},
+}
+"""Arguments of :func:`make_operator` that each operator heeds, by its name, with their types or choices."""
 
 
 def make_operator(
@@ -29,13 +39,14 @@ def make_operator(
     pitch_mm: float | None = None,
     blur_mm: float = 3.0,
     measured: float = 0.5,
+    missing: str = "random",
 ) -> LinearOperator:
     """Build an operator by name.
 
     Args:
         name: "sparse_view" (parallel beam over 180 degrees or more), "limited_angle" (over less than 180 degrees),
             "fan_beam" (flat detector, any range), or one without views: "blur" (Gaussian), "inpainting" (pixels are
-            missing at random) or "identity" (denoising).
+            missing) or "identity" (denoising).
         image_shape: (H, W) in pixels.
         pixel_mm: side of a pixel in mm.
         views: number of angles, evenly spaced, endpoint excluded.
@@ -46,7 +57,8 @@ def make_operator(
         pitch_mm: distance of neighbouring detector elements, mm; None is one element a pixel (at the axis, for
             "fan_beam").
         blur_mm: for "blur": standard deviation, mm.
-        measured: for "inpainting": share of the pixels that are measured, above 0 and at most 1; always the same ones.
+        measured: for "inpainting": share of the pixels that are measured, above 0 and at most 1.
+        missing: for "inpainting": which are not: "random" (the same ones each time) or "square" (one in the middle).
 
     Returns:
         The operator, scaled to unit spectral norm.
@@ -61,7 +73,7 @@ def make_operator(
     if name == "blur":
         return GaussianBlur(image_shape, sigma_px=blur_mm / pixel_mm)
     if name == "inpainting":
-        return Inpainting(_random_mask(image_shape, share=measured))
+        return Inpainting(_mask(image_shape, measured=measured, missing=missing))
     scan: dict[str, Any] = {
         "image_shape": image_shape,
         "pixel_mm": pixel_mm,
@@ -82,10 +94,23 @@ def make_operator(
     return Tomography(geometry)
 
 
-def _random_mask(shape: tuple[int, int], *, share: float) -> torch.Tensor:
-    """Bool (H, W), True for this share of the pixels, the same ones each time."""
-    if not 0 < share <= 1:
-        raise InputError(f"measured: got {share}, expected a share of the pixels above 0 and at most 1")
+def _mask(shape: tuple[int, int], *, measured: float, missing: str) -> torch.Tensor:
+    """Bool (H, W), True for this share of the pixels, at least one of them."""
+    if not 0 < measured <= 1:
+        raise InputError(f"measured: got {measured}, expected a share of the pixels above 0 and at most 1")
+    if missing not in MISSING:
+        raise InputError(f"missing: got {missing!r}, expected one of {', '.join(MISSING)}")
     pixels = math.prod(shape)
-    order = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
-    return (order < max(1, round(share * pixels))).reshape(shape)
+    if missing == "random":
+        order = torch.randperm(pixels, generator=torch.Generator().manual_seed(0))
+        return (order < max(1, round(measured * pixels))).reshape(shape)
+    side = round(math.sqrt((1 - measured) * pixels))
+    if side > min(shape) or side * side == pixels:
+        raise InputError(
+            f"measured: got {measured:g}, expected more: a square of {side} x {side} missing pixels leaves none around "
+            f"it in {shape[0]} x {shape[1]}"
+        )
+    mask = torch.ones(shape, dtype=torch.bool)
+    top, left = ((n - side) // 2 for n in shape)
+    mask[top : top + side, left : left + side] = False
+    return mask

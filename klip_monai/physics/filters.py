@@ -30,6 +30,8 @@ def ramp_filter(sinogram: torch.Tensor, *, pitch_mm: float, window: str = "ram-l
     """
     if window not in WINDOWS:
         raise InputError(f"window: got {window!r}, expected one of {', '.join(WINDOWS)}")
+    if not sinogram.numel():
+        return sinogram  # of an empty batch, which not every FFT takes
     detectors = sinogram.shape[-1]
     length = 2 ** math.ceil(math.log2(2 * detectors))
     n = torch.fft.fftfreq(length, d=1.0 / length, device=sinogram.device, dtype=torch.float64).round()

@@ -6,6 +6,7 @@ import hashlib
 import math
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn.functional import conv2d
 
@@ -78,6 +79,28 @@ class Inpainting(LinearOperator):
         super().__init__(shape, range_shape=(1, *shape), scale=1.0)
         self.mask = mask.clone()
 
+    @classmethod
+    def from_hex(cls, image_shape: tuple[int, int], bits: str) -> Inpainting:
+        """From the mask's bits, as `repr` gives them.
+
+        Args:
+            image_shape: (H, W) in pixels.
+            bits: hexadecimal digits, a bit a pixel, rows first, the last byte filled up with zeros.
+
+        Raises:
+            InputError: `image_shape` is not two positive integers, or `bits` not as many digits as it needs.
+        """
+        height, width = check_image_shape(image_shape)
+        try:
+            packed = np.frombuffer(bytes.fromhex(bits), dtype=np.uint8)
+        except ValueError:
+            packed = np.zeros(0, dtype=np.uint8)
+        expected = math.ceil(height * width / 8)
+        if len(packed) != expected:
+            raise InputError(f"bits: got {bits[:20]!r}, expected {2 * expected} hexadecimal digits for {image_shape}")
+        mask = np.unpackbits(packed, count=height * width).astype(bool).reshape(height, width)
+        return cls(torch.from_numpy(mask))
+
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * self.mask.to(x)
 
@@ -93,5 +116,8 @@ class Inpainting(LinearOperator):
             "mask_sha256": hashlib.sha256(self.mask.cpu().numpy().tobytes()).hexdigest(),
         }
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return f"Inpainting({int(self.mask.sum())} of {self.mask.numel()} pixels of {self.image_shape})"
+
+    def __repr__(self) -> str:
+        return f"Inpainting.from_hex({self.image_shape}, {np.packbits(self.mask.cpu().numpy()).tobytes().hex()!r})"

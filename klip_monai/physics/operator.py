@@ -121,7 +121,7 @@ class LinearOperator(ABC):
         if not isinstance(value, torch.Tensor):
             raise InputError(f"{name}: got {type(value).__name__}, expected a torch tensor of shape {expected}")
         if value.ndim != len(shape) + 1 or tuple(value.shape[1:]) != shape:
-            raise InputError(f"{name}: got shape {tuple(value.shape)}, expected {expected} for {self!r}")
+            raise InputError(f"{name}: got shape {tuple(value.shape)}, expected {expected} for {self}")
         if value.dtype not in (torch.float32, torch.float64):
             raise InputError(
                 f"{name}: got dtype {value.dtype}, expected float32 or float64; convert with {name}.float()"

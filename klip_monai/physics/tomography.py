@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from klip_monai.errors import InputError
+from klip_monai.physics.fan_beam_fbp import fan_beam_fbp
 from klip_monai.physics.filters import ramp_filter
 from klip_monai.physics.geometry import FanBeam, ParallelBeam
 from klip_monai.physics.operator import LinearOperator
@@ -139,10 +140,12 @@ class Tomography(LinearOperator):
         tolerance: float = 0.0,
         window: str = "ram-lak",
     ) -> torch.Tensor:
-        """Reconstruct images by regularised least squares or, of parallel beams, by filtered back-projection.
+        """Reconstruct images by regularised least squares or by filtered back-projection.
 
-        Filtered back-projection needs evenly spaced views (no `view_angles`). It takes each angle (modulo 180 degrees)
-        once, so values are right from 180 degrees up; with a limited angle what lies in the missing wedge is missing.
+        Filtered back-projection needs evenly spaced views (no `view_angles`) and a detector that the slice's shadow
+        falls on, and takes each line through the slice once. Of a parallel beam values are right from 180 degrees up;
+        with a limited angle what lies in the missing wedge is missing. A fan beam (see :func:`fan_beam_fbp`) needs 180
+        degrees and the angle of its fan. Both are differentiable, a fan beam's once.
 
         Args:
             y: measurements, shape (B, 1, views, detectors), float32 or float64.
@@ -156,18 +159,19 @@ class Tomography(LinearOperator):
             Images, shape (B, 1, H, W), dtype and device of `y`.
 
         Raises:
-            InputError: a wrong shape or dtype, an unknown method or window, or a negative option.
+            InputError: a wrong shape or dtype, an unknown method or window, a negative option, or "fbp" of views that
+                are not evenly spaced or, of a fan beam, do not cover the slice.
         """
         if method == "cg":
             return super().A_dagger(y, regularization=regularization, iterations=iterations, tolerance=tolerance)
         if method != "fbp":
             raise InputError(f"method: got {method!r}, expected 'cg' or 'fbp'")
-        if not isinstance(self.geometry, ParallelBeam):
-            raise InputError(f"method: got 'fbp', expected 'cg' for a {type(self.geometry).__name__}")
         if self.geometry.view_angles is not None:
             raise InputError("method: got 'fbp', expected 'cg' for a geometry with a list of view_angles")
         y = self._check("y", y, self.range_shape)
         with torch.autocast(y.device.type, enabled=False):
+            if isinstance(self.geometry, FanBeam):
+                return fan_beam_fbp(y / self.scale, self.geometry, window=window)
             filtered = ramp_filter(y, pitch_mm=self.geometry.pitch_mm, window=window)
             weights = torch.as_tensor(self._view_weights(), dtype=y.dtype, device=y.device)
             filtered = filtered * weights[:, None]

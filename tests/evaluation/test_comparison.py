@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from klip_monai.cli import app
 from klip_monai.errors import InputError
-from klip_monai.evaluation import Readings, read_study, scored, tune
+from klip_monai.evaluation import Readings, metrics, read_study, scored, study_file, tune
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import FinerGrid, PoissonNoise
 from klip_monai.sampling import PredictorCorrector
@@ -38,6 +39,15 @@ STUDY = {
     },
     "grid": {"edges": 4, "lowpass_px": [0, 1], "smoothing_px": [1.5]},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_to_repeat():
+    """Phantoms are rendered once for all tests, and intervals, which none of them looks at, are rough."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "RESAMPLES", 50)
+        patch.setattr(study_file, "study_slices", cache(study_file.study_slices))
+        yield
 
 
 def write(folder: Path, **changes: object) -> Path:

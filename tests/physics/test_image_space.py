@@ -61,6 +61,15 @@ def test_blur_is_undone_by_least_squares_and_inpainting_keeps_what_was_measured(
     torch.testing.assert_close(Inpainting(mask).A_dagger(Inpainting(mask).A(x)), x * mask)
 
 
+def test_inpainting_says_briefly_what_it_is_and_tells_all_when_asked():
+    mask = random_mask((3, 5))
+    assert str(Inpainting(mask)) == f"Inpainting({int(mask.sum())} of 15 pixels of (3, 5))"
+    assert torch.equal(eval(repr(Inpainting(mask))).mask, mask)
+    for bits in ("ffff00", "ff", "quux"):
+        with pytest.raises(InputError, match=f"bits: got '{bits}', expected 4 hexadecimal digits"):
+            Inpainting.from_hex((3, 5), bits)
+
+
 @pytest.mark.parametrize("sigma_px", [0.0, -1.0, float("nan")])
 def test_a_width_that_is_none_is_refused(sigma_px):
     with pytest.raises(InputError, match="sigma_px: got"):

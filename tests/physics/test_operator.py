@@ -15,7 +15,7 @@ from klip_monai.errors import InputError
 from klip_monai.physics import Identity, LinearOperator, make_operator
 
 
-@pytest.fixture(params=["identity", "blur", "sparse_view", "limited_angle", "fan_beam"])
+@pytest.fixture(params=["identity", "blur", "inpainting", "sparse_view", "limited_angle", "fan_beam"])
 def operator(request) -> LinearOperator:
     angle_range = 100.0 if request.param == "limited_angle" else 180.0
     return make_operator(request.param, image_shape=(9, 12), pixel_mm=1.3, views=5, angle_range=angle_range)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from klip_monai.bundle import BundleInfo
+    from klip_monai.io.dicomweb import Pacs
 
 app = typer.Typer(
     name="klip-monai",
@@ -100,6 +101,12 @@ HUWindowOption = Annotated[
         metavar="LOW,HIGH", help="HU that a NIfTI, NRRD or MetaImage file shows as an 8-bit picture: mapped back."
     ),
 ]
+PushOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web."
+    ),
+]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
 SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]
 
@@ -152,6 +159,17 @@ def check_views(workflow: ConfigWorkflow, overrides: Mapping[str, Any]) -> None:
             f"--views, --angle-range: got them with the measurement {measurement}, which has no views; add --operator "
             "sparse_view, limited_angle or fan_beam"
         )
+
+
+def push_target(url: str, outputs: Sequence[str]) -> Pacs:
+    """The server to push to, refused before any work where there is nothing to push, or it does not let us in."""
+    from klip_monai.io.dicomweb import Pacs
+
+    if not {"dicom-seg", "dicom-pm"} & set(outputs):
+        raise InputError("--push: got no DICOM output to file, expected some; add --outputs dicom-seg,dicom-pm")
+    pacs = Pacs(url)
+    pacs.check()
+    return pacs
 
 
 def progress_bar() -> Progress:

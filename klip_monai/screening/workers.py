@@ -30,6 +30,7 @@ _SCHEDULER = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,  # scans are not Dask's to spill, so a pause would never end
+    "distributed.deploy.lost-worker-timeout": "24h",  # else a worker that takes 15 s to start anew is given up
     "distributed.admin.large-graph-warning-threshold": "1 GB",
 }
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
     from klip_monai.bundle import BundleInfo
+    from klip_monai.io.dicomweb import Pacs
 
 app = typer.Typer(
     name="klip-monai",
@@ -105,6 +106,12 @@ HUWindowOption = Annotated[
     str | None,
     typer.Option(
         metavar="LOW,HIGH", help="HU that a NIfTI, NRRD or MetaImage file shows as an 8-bit picture: mapped back."
+    ),
+]
+PushOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL", help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web."
     ),
 ]
 DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
@@ -208,6 +215,17 @@ def check_measurement(workflow: ConfigWorkflow, overrides: Mapping[str, Any]) ->
                 f"{_flag(key)}: got it with the measurement {measurement}, expected "
                 f"{', '.join(_flag(own) for own in takes) or 'no settings'}; or add --operator {' or '.join(others)}"
             )
+
+
+def push_target(url: str, outputs: Sequence[str]) -> Pacs:
+    """The server to push to, refused before any work where there is nothing to push, or it does not let us in."""
+    from klip_monai.io.dicomweb import Pacs
+
+    if not {"dicom-seg", "dicom-pm"} & set(outputs):
+        raise InputError("--push: got no DICOM output to file, expected some; add --outputs dicom-seg,dicom-pm")
+    pacs = Pacs(url)
+    pacs.check()
+    return pacs
 
 
 def progress_bar() -> Progress:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from klip_monai.cli.options import (
     Operator,
     OperatorOption,
     OperatorSettingOption,
+    PushOption,
     RepairOption,
     SeedOption,
     TwinsOption,
@@ -33,6 +34,7 @@ from klip_monai.cli.options import (
     out,
     overrides_of,
     progress_bar,
+    push_target,
 )
 from klip_monai.errors import InputError
 
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from klip_monai.bundle import BundleInfo
-    from klip_monai.io.dicomweb import Pacs
 
 _OUTPUTS_HELP = """\b
 nifti       heat map and labels
@@ -87,12 +88,7 @@ def score(
             "name, to be filed with the study\n\n\\[default: nifti,seg-nrrd]",
         ),
     ] = None,
-    push: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL", help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web."
-        ),
-    ] = None,
+    push: PushOption = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the files of a scan that was scored before.")
     ] = False,
@@ -132,7 +128,7 @@ def score(
     overrides |= {"overwrite": overwrite, "keep_names": keep_names}
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)
-    pacs = None if push is None else _push_target(push, overrides.get("outputs", ()))
+    pacs = None if push is None else push_target(push, overrides.get("outputs", ()))
     with progress_bar() as bar, _opened(path, series_uid, output, bar) as scan:
         task = bar.add_task("reading", total=None)
         workflow = open_bundle(
@@ -180,17 +176,6 @@ def _opened(path: str, series_uid: str | None, output: Path, bar: Progress) -> I
     with remote.open(progress=lambda done, total: bar.update(task, completed=done, total=total)) as folder:
         bar.remove_task(task)
         yield folder
-
-
-def _push_target(url: str, outputs: Sequence[str]) -> Pacs:
-    """The server to push to, refused before any work where there is nothing to push, or it does not let us in."""
-    from klip_monai.io.dicomweb import Pacs
-
-    if not {"dicom-seg", "dicom-pm"} & set(outputs):
-        raise InputError("--push: got no DICOM output to file, expected some; add --outputs dicom-seg,dicom-pm")
-    pacs = Pacs(url)
-    pacs.check()
-    return pacs
 
 
 def _outputs(text: str, path: str) -> list[str]:

@@ -24,6 +24,7 @@ from klip_monai.cli.options import (
     EstimatorOption,
     OperatorOption,
     OperatorSettingOption,
+    PushOption,
     RepairOption,
     SeedOption,
     TwinsOption,
@@ -33,11 +34,13 @@ from klip_monai.cli.options import (
     err,
     out,
     overrides_of,
+    push_target,
 )
 from klip_monai.errors import InputError
 
 if TYPE_CHECKING:
     from klip_monai.screening.entry import Entry
+    from klip_monai.screening.found import FoundSeries, SeriesFilter
     from klip_monai.screening.plan import Plan
     from klip_monai.screening.scorer import Model
     from klip_monai.screening.session import Series
@@ -50,7 +53,11 @@ SOME_NOT_SCORED = 3
 def screen(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; the same again goes on.")],
     archives: Annotated[
-        list[Path] | None, typer.Argument(metavar="ARCHIVE...", help="Folders, zip or tar archives, and files.")
+        list[str] | None,
+        typer.Argument(
+            metavar="ARCHIVE...",
+            help="Folders, zip or tar archives, and files; or a DICOMweb server: https://host/dicom-web.",
+        ),
     ] = None,
     bundle: BundleOption = None,
     operator: OperatorOption = None,
@@ -62,6 +69,7 @@ def screen(
     outputs: Annotated[
         str, typer.Option(metavar="NAMES", help="What to write for each scan, as in `score`; a preview always.")
     ] = "seg-nrrd",
+    push: PushOption = None,
     repair: RepairOption = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
@@ -80,7 +88,8 @@ def screen(
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler (tcp://HOST:PORT or its .json file).")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Slices that pass the network together.  \\[default: what fits]")
+        int | None,
+        typer.Option(min=1, help="Slices that pass the network together.  \\[default: as before, or what fits]"),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a slice may take.")] = 60.0,
     attempts: Annotated[int, typer.Option(min=1, help="Starts of a scan before it counts as failed.")] = 2,
@@ -104,18 +113,20 @@ def screen(
     ours, 130 interrupted.
     """
     from klip_monai.screening import session
+    from klip_monai.screening.pacs import Push
 
     if export_only:
         _export(output)
         return
     if not archives:
-        raise InputError("screen: got no ARCHIVE, expected folders, zip or tar archives, or files")
+        raise InputError("screen: got no ARCHIVE, expected folders, zip or tar archives, files, or a server")
     if workers and scheduler:
         raise InputError("--workers, --scheduler: got both, expected one; a scheduler has workers of its own")
     overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device)
     if repair:
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
     model = _model(bundle, overrides, seed=seed, outputs=outputs)
+    after = None if push is None else Push(push_target(push, model.outputs))
     wanted = {"modality": modality, "body_part": body_part, "min_slices": min_slices, "description": description}
     with ExitStack() as stack:
         series = stack.enter_context(
@@ -131,6 +142,7 @@ def screen(
             timeout=timeout,
             attempts=attempts,
             with_description=with_description,
+            after=after,
             rescore=rescore,
             retry=retry,
             log=_debug(stack, debug_log),
@@ -156,9 +168,10 @@ def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs:
 
 
 @contextmanager
-def _archive(archives: list[Path], output: Path, key_file: Path | None, **wanted: Any) -> Iterator[Series]:
-    """Bring the index of the archives up to date; gives their series."""
+def _archive(archives: list[str], output: Path, key_file: Path | None, **wanted: Any) -> Iterator[Series]:
+    """Bring the index of the archives up to date, or ask the server; gives their series."""
     from klip_monai.io.atomic import check_writable
+    from klip_monai.io.dicomweb import is_url
     from klip_monai.screening.discovery import ArchiveIndex
     from klip_monai.screening.found import SeriesFilter
     from klip_monai.screening.key_file import write_key_file
@@ -166,15 +179,40 @@ def _archive(archives: list[Path], output: Path, key_file: Path | None, **wanted
 
     filters = SeriesFilter(**wanted)
     check_writable(output)
+    if any(map(is_url, archives)):
+        found = _in_pacs(archives, filters)
+        if key_file is not None:
+            write_key_file(key_file, found)
+        yield lambda: found
+        return
     with one_at_a_time(output / f".{INDEX}.lock"), ArchiveIndex(output / INDEX) as index:
         with err.status("looking through the archive") as status:
             index.update(
-                archives, progress=lambda files, series: status.update(f"{files} files, {series} series so far")
+                map(Path, archives),
+                progress=lambda files, series: status.update(f"{files} files, {series} series so far"),
             )
         if key_file is not None:
             write_key_file(key_file, index.series(filters))
     with ArchiveIndex(output / INDEX) as index:
         yield lambda: index.series(filters)
+
+
+def _in_pacs(addresses: list[str], filters: SeriesFilter) -> list[FoundSeries]:
+    """The series of the one server that is screened."""
+    from klip_monai.io.dicomweb import Pacs
+    from klip_monai.io.scratch import sweep
+    from klip_monai.screening.pacs import series_in_pacs
+
+    if len(addresses) > 1:
+        raise InputError(
+            f"screen: got {len(addresses)} ARCHIVEs with a server among them, expected the server alone; screen each "
+            "into its own --output"
+        )
+    pacs = Pacs(addresses[0])
+    pacs.check()
+    sweep()  # copies that an earlier run left when it was killed
+    with err.status("asking the server for its series"):
+        return series_in_pacs(pacs, filters)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 
 from klip_monai.errors import InputError, OutputError, PacsError
 from klip_monai.io.dicomweb_http import PASSWORD, USER, named_errors, open_client
+from klip_monai.io.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from dicomweb_client import DICOMwebClient
@@ -320,7 +320,7 @@ class RemoteSeries:
 
     @contextmanager
     def open(self, *, progress: Callable[[int, int], None] | None = None) -> Iterator[Path]:
-        """Fetch the series into a temporary folder that only its owner can read, and that is deleted at the end.
+        """Fetch the series into a folder that is deleted at the end; see :func:`klip_monai.io.scratch.scratch_folder`.
 
         Args:
             progress: called after each instance with (instances fetched, instances in total).
@@ -331,8 +331,8 @@ class RemoteSeries:
         Raises:
             InputError, PacsError, OutputError: as :meth:`Pacs.fetch_series`.
         """
-        with tempfile.TemporaryDirectory(prefix="klip-pacs-") as top:
-            folder = Path(top, self.name)
+        with scratch_folder() as top:
+            folder = top / self.name
             self.pacs.fetch_series(self.study_uid, self.series_uid, folder, progress=progress)
             yield folder
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from klip_monai.errors import InputError
 
 _FORM_TOLERANCE_MM = 0.1
+# A qform keeps three float32 numbers of a quaternion; near half a turn the fourth is known to some 4e-4 only.
+_QUATERNION_TOLERANCE = 5e-4
 
 
 def read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
@@ -67,7 +69,8 @@ def _affine(image: nib.Nifti1Image, path: Path) -> npt.NDArray[np.float64]:
         ends = np.array(np.meshgrid(*[(0, size - 1) for size in image.shape[:3]], indexing="ij")).reshape(3, -1)
         corners = np.vstack([ends, np.ones(ends.shape[1])])
         apart = float(np.linalg.norm(((qform - sform) @ corners)[:3], axis=0).max())
-        if not apart <= _FORM_TOLERANCE_MM:
+        across = float(np.linalg.norm((sform @ (corners[:, -1] - corners[:, 0]))[:3]))
+        if not apart <= _FORM_TOLERANCE_MM + _QUATERNION_TOLERANCE * across:
             raise InputError(
                 f"{path}: got a qform and a sform that disagree by up to {apart:.2f} mm (qform {_rows(qform)}, sform "
                 f"{_rows(sform)}), expected the same; keep the right one and set the code of the other to 0"

@@ -9,9 +9,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from klip_monai.screening.entry import Entry, State
+from klip_monai.screening.found import FoundSeries
 from klip_monai.screening.ledger import Ledger
 from klip_monai.screening.scorer import Job, Model, Outcome, failed
 from klip_monai.screening.tally import Kind, Listener, Tally
@@ -23,35 +24,6 @@ _START_SECONDS = 300.0  # opening the bundle, a slow disk
 _MANY_SLICES = 1000  # of a file that does not say how many it has before it is read
 
 
-class Found(Protocol):
-    """A series of an archive, as :class:`klip_monai.screening.found.FoundSeries`."""
-
-    @property
-    def name(self) -> str:
-        """Pseudonym, unique in the archive."""
-        ...
-
-    @property
-    def n_slices(self) -> int:
-        """Number of slices; 0 if unknown."""
-        ...
-
-    @property
-    def description(self) -> str:
-        """SeriesDescription."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Why it is not wanted; empty if it is."""
-        ...
-
-    @property
-    def files(self) -> Any:
-        """What :func:`klip_monai.io.read.read_volume` accepts."""
-        ...
-
-
 @dataclass
 class Screening:
     """One process's part in screening an archive.
@@ -61,7 +33,9 @@ class Screening:
         workers: who scores.
         model: what to score with.
         output: folder of the results.
-        attempts: how often a scan is started in this run before it is recorded as failed.
+        attempts: how often a scan is started in this run before it is recorded as failed. Scans that failed are started
+            again after all others, and those that were with a worker when it died each alone, so that a scan which
+            takes its worker down takes no other scan along twice.
         timeout: seconds that a slice may take; a scan of n slices has 5 minutes and n times that.
         after: see :class:`klip_monai.screening.scorer.Job`.
         with_description: keep SeriesDescription, which may tell more than it should.
@@ -83,12 +57,13 @@ class Screening:
 
     def __post_init__(self) -> None:
         self._running: dict[Future[Outcome], Job] = {}
-        self._again: deque[Job] = deque()  # one of them at a time: it may take its worker down
+        self._again: deque[Job] = deque()
+        self._alone: deque[Job] = deque()  # one of them may take its worker down
         self._tried: dict[str, int] = {}
-        self._elsewhere: deque[Found] = deque()
+        self._elsewhere: deque[FoundSeries] = deque()
         self._stopped: set[str] = set()
 
-    def run(self, series: Iterable[Found]) -> Tally:
+    def run(self, series: Iterable[FoundSeries]) -> Tally:
         """Bring every series to an end; returns when none is left, also none that another process has begun.
 
         Args:
@@ -109,10 +84,10 @@ class Screening:
                     exhausted = job is None
                     if job is not None:
                         self._submit(job)
-                if exhausted and not self._running and not self._again and not self._elsewhere:
+                if exhausted and not (self._running or self._again or self._alone or self._elsewhere):
                     break
                 self._collect()
-                exhausted = exhausted and not self._again
+                exhausted = exhausted and not (self._again or self._alone)
                 if exhausted and self._elsewhere and not self._running:
                     jobs, exhausted = self._jobs(self._abandoned()), False
         finally:
@@ -120,12 +95,15 @@ class Screening:
         return self.tally
 
     def _next(self, jobs: Iterator[Job]) -> Job | None:
-        """A scan to try again, if none of them runs; else a new one."""
-        if self._again and not any(self._tried.get(job.entry.name) for job in self._running.values()):
+        """A new scan, else one to try again, else one to try alone."""
+        job = next(jobs, None)
+        if job is None and self._again:
             return self._again.popleft()
-        return next(jobs, None)
+        if job is None and self._alone and not self._running:
+            return self._alone.popleft()
+        return job
 
-    def _jobs(self, series: Iterator[Found]) -> Iterator[Job]:
+    def _jobs(self, series: Iterator[FoundSeries]) -> Iterator[Job]:
         """Claim series; note those that are not wanted or are at work elsewhere."""
         for found in series:
             description = found.description if self.with_description else ""
@@ -138,9 +116,10 @@ class Screening:
                 self._elsewhere.append(found)
             elif claim == "ours":
                 entry = Entry(found.name, State.running, attempts=self.ledger.starts(found.name), **about)
+                assert found.files is not None  # as there is no reason against it
                 yield Job(entry, found.files, self.model, self.output, self.after)
 
-    def _abandoned(self) -> Iterator[Found]:
+    def _abandoned(self) -> Iterator[FoundSeries]:
         """Series that another process had: each is claimed again, which tells whether it has come to an end."""
         time.sleep(_AGAIN)
         found = list(self._elsewhere)
@@ -177,8 +156,9 @@ class Screening:
                 return
             times = self._tried.get(name, 0) + 1
             reason = f"the worker process died each of the {times} times that this scan was begun"
-            outcome = Outcome(failed(job.entry, reason, "worker died"))
-        self._record(job, outcome)
+            self._record(job, Outcome(failed(job.entry, reason, "worker died")), again=self._alone)
+        else:
+            self._record(job, outcome, again=self._again)
 
     def _hung(self, job: Job, allowed: float) -> None:
         outcome = Outcome(failed(job.entry, f"did not end within {allowed:.0f} s", "timed out"))
@@ -188,17 +168,16 @@ class Screening:
         except StuckError:
             self.ledger.finish(outcome.entry)
             raise
-        self._record(job, outcome)
+        self._record(job, outcome, again=self._alone)
 
-    def _record(self, job: Job, outcome: Outcome) -> None:
+    def _record(self, job: Job, outcome: Outcome, *, again: deque[Job]) -> None:
         """Write the row, or put the scan aside to be tried again."""
         entry, name = outcome.entry, job.entry.name
         if outcome.trace and self.log is not None:
             self.log(name, outcome.trace)
         self._tried[name] = self._tried.get(name, 0) + 1
         if entry.state is State.failed and self._tried[name] < self.attempts:
-            again = replace(job.entry, attempts=job.entry.attempts + 1)
-            self._again.append(replace(job, entry=again))
+            again.append(replace(job, entry=replace(job.entry, attempts=job.entry.attempts + 1)))
             self._tell("retried", entry)
             return
         del self._tried[name]

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import ListedFiles
+from klip_monai.io.dicomweb import RemoteSeries
 
 
 @dataclass(frozen=True)
 class FoundSeries:
-    """One image series of an archive, or one volume of a series that has several; picklable.
+    """One image series of an archive or a server, or one volume of a series that has several; picklable.
 
     Attributes:
         name: pseudonym made from the key; unique in the archive.
@@ -22,15 +23,16 @@ class FoundSeries:
         modality: "CT", "MR", ...; empty if the files do not say, as NIfTI and NRRD never do.
         description: SeriesDescription; empty if the files do not say.
         body_part: BodyPartExamined; empty if the files do not say.
-        n_files: number of files, each SOP instance once.
-        n_slices: number of slices; 0 if unknown before reading (NIfTI, NRRD).
+        n_files: number of files, each SOP instance once; 0 if a server does not say.
+        n_slices: number of slices; 0 if unknown before reading (NIfTI, NRRD, a single file of a server).
         rows: rows of a slice; 0 if unknown.
         columns: columns of a slice; 0 if unknown.
         copies: number of further copies of its files in the archive.
         date: SeriesDate, or else StudyDate; None if the files do not say. Private.
         duplicate_of: name of the series that has the same images under another key; else empty.
         reason: why it is not to be scored; empty if it is.
-        files: what :func:`klip_monai.io.read_volume` reads it from; None where there is a reason not to. Private.
+        files: what :func:`klip_monai.io.read_volume` reads it from, or where it is to be fetched from; None where there
+            is a reason not to. Private.
     """
 
     name: str
@@ -46,12 +48,12 @@ class FoundSeries:
     date: date | None = None
     duplicate_of: str = ""
     reason: str = ""
-    files: ListedFiles | Path | None = None
+    files: ListedFiles | Path | RemoteSeries | None = None
 
     @property
     def is_dicom(self) -> bool:
         """Whether it is DICOM; the other formats have no tags to filter by."""
-        return self.n_slices > 0
+        return self.n_slices > 0 or bool(self.modality)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from klip_monai.errors import OutputError
+from klip_monai.io.dicomweb import RemoteSeries
 from klip_monai.screening.found import FoundSeries
 
 
@@ -36,7 +37,9 @@ def write_key_file(path: str | Path, series: Iterable[FoundSeries]) -> None:
 
 
 def _place(found: FoundSeries) -> str:
-    """Deepest folder that holds a series, or its file; empty where it is not wanted."""
+    """Deepest folder that holds a series, its file, or its address; empty where it is not wanted."""
     if found.files is None or isinstance(found.files, Path):
         return str(found.files or "")
+    if isinstance(found.files, RemoteSeries):
+        return f"{found.files.pacs.url}/studies/{found.files.study_uid}/series/{found.files.series_uid}"
     return os.path.commonpath([file.path if file.member else file.path.parent for file in found.files.files])

@@ -73,7 +73,7 @@ def screen_under_fire(
     while sum(killed.values()) < kills and begins(process, output):
         time.sleep(rng.uniform(0, within))
         kind = rng.choice(list(whom))
-        victims = sorted(_workers_of(process.pid)) if kind == "worker" else [process.pid]
+        victims = sorted(workers_of(process.pid)) if kind == "worker" else [process.pid]
         if process.poll() is not None or not victims:
             continue
         os.kill(rng.choice(victims), signal.SIGKILL)
@@ -107,7 +107,7 @@ def begins(process: subprocess.Popen[bytes], output: Path) -> bool:
     return False
 
 
-def _workers_of(pid: int) -> Iterator[int]:
+def workers_of(pid: int) -> Iterator[int]:
     """Worker processes below a process."""
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         for child in listing.read_text().split():

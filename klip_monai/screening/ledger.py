@@ -114,6 +114,14 @@ class Ledger:
             if rescore:
                 self._sql.execute(*_update(_DONE_AGAIN))
 
+    def batch_size(self, wanted: int | None, *, otherwise: int) -> int:
+        """Slices that pass the network together: as wanted, else as in the last run, else ``otherwise``."""
+        with self._transaction():
+            row = self._sql.execute("SELECT value FROM facts WHERE key = 'batch_size'").fetchone()
+            size = wanted or (otherwise if row is None else int(row[0]))
+            self._sql.execute("INSERT OR REPLACE INTO facts VALUES ('batch_size', ?)", (str(size),))
+        return size
+
     def retry(self, states: Iterable[State]) -> None:
         """Do the series again that are in one of these states."""
         with self._transaction():

@@ -1,106 +1,78 @@
-"""The series of a DICOMweb server as a source for screening."""
+"""A DICOMweb server as an archive to screen, and as the place where overlays are filed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import date
-from typing import Any, Protocol
+from pathlib import Path
 
 from klip_monai.io.dicomweb import Pacs, RemoteSeries
+from klip_monai.io.names import pseudonym
+from klip_monai.screening.entry import Entry
+from klip_monai.screening.found import FoundSeries, SeriesFilter
+
+_FILED = ("*_seg.dcm", "*_pm.dcm")
 
 
-class Filters(Protocol):
-    """Which series are wanted."""
+def series_in_pacs(pacs: Pacs, filters: SeriesFilter) -> list[FoundSeries]:
+    """List the series of a server, sorted by name.
 
-    @property
-    def modality(self) -> str:
-        """As "CT"."""
+    Args:
+        pacs: the server.
+        filters: which are wanted. Modality and date go to the server, and what they leave out does not appear; series
+            that the rest leaves out come with the reason and without files.
 
-    @property
-    def since(self) -> date | None:
-        """First day; None for all."""
+    Returns:
+        Each series once, with the day of its study as date. Its files are fetched by whoever opens them.
 
-    def reason_to_skip(self, found: Any) -> str:
-        """Why a series is not wanted; empty if it is."""
-
-
-@dataclass(frozen=True)
-class FoundInPacs:
-    """One series of a server, with the attributes of a series found on disk; picklable.
-
-    Attributes:
-        name: pseudonym, see :attr:`klip_monai.io.dicomweb.RemoteSeries.name`.
-        key: SeriesInstanceUID. Private.
-        modality: as "CT"; empty if the server does not say, as the next two.
-        description: SeriesDescription.
-        body_part: BodyPartExamined.
-        n_files: number of instances; 0 if the server does not say.
-        n_slices: the same; 0 for a single file, which may hold any number of frames.
-        rows: 0, as unknown before reading.
-        columns: 0, as unknown before reading.
-        copies: 0, as a server keeps each instance once.
-        date: StudyDate; None if unknown. Private.
-        duplicate_of: empty.
-        reason: why it is not to be scored; empty if it is.
-        files: where it is; None where there is a reason not to. ``with files.open() as folder`` fetches it into a
-            temporary folder, deleted at the end, with the credentials in the environment of whoever opens it. Private.
+    Raises:
+        PacsError: the server cannot be reached, does not let us in, or does not answer as DICOMweb.
     """
-
-    name: str
-    key: str
-    modality: str = ""
-    description: str = ""
-    body_part: str = ""
-    n_files: int = 0
-    n_slices: int = 0
-    rows: int = 0
-    columns: int = 0
-    copies: int = 0
-    date: date | None = None
-    duplicate_of: str = ""
-    reason: str = ""
-    files: RemoteSeries | None = None
-
-    @property
-    def is_dicom(self) -> bool:
-        """Always; a server holds nothing else."""
-        return True
+    remotes = list(pacs.find_series(modality=filters.modality, since=filters.since))
+    return sorted(
+        (_found(remote, name, filters) for remote, name in zip(remotes, _names(remotes), strict=True)),
+        key=lambda found: found.name,
+    )
 
 
 @dataclass(frozen=True)
-class PacsSource:
-    """A server whose series are to be screened.
+class Push:
+    """Files the overlays of a case on a server; picklable.
 
-    Attributes:
+    Args:
         pacs: the server.
     """
 
     pacs: Pacs
 
-    def series(self, filters: Filters) -> Iterator[FoundInPacs]:
-        """Give the series, page by page, as they are asked for.
-
-        Args:
-            filters: which are wanted. Modality and date go to the server, and what they leave out does not appear;
-                series that the rest leaves out come with the reason and without files.
-
-        Yields:
-            The series, in the order of the server, each once.
+    def __call__(self, folder: Path, entry: Entry) -> None:
+        """Store what the folder of a scored case has.
 
         Raises:
-            PacsError: the server cannot be reached, does not let us in, or does not answer as DICOMweb.
+            PacsError: the server did not take all.
         """
-        for remote in self.pacs.find_series(modality=filters.modality, since=filters.since):
-            found = FoundInPacs(
-                name=remote.name,
-                key=remote.series_uid,
-                modality=remote.modality,
-                description=remote.description,
-                body_part=remote.body_part,
-                n_files=remote.n_instances,
-                n_slices=remote.n_instances if remote.n_instances > 1 else 0,
-                date=remote.date,
-            )
-            reason = filters.reason_to_skip(found)
-            yield replace(found, reason=reason, files=None if reason else remote)
+        self.pacs.store(path for pattern in _FILED for path in folder.glob(pattern))
+
+
+def _found(remote: RemoteSeries, name: str, filters: SeriesFilter) -> FoundSeries:
+    found = FoundSeries(
+        name=name,
+        key=remote.series_uid,
+        modality=remote.modality,
+        description=remote.description,
+        body_part=remote.body_part,
+        n_files=remote.n_instances,
+        n_slices=remote.n_instances if remote.n_instances > 1 else 0,  # one file may hold any number
+        date=remote.date,
+    )
+    reason = filters.reason_to_skip(found)
+    return replace(found, reason=reason, files=None if reason else remote)
+
+
+def _names(remotes: list[RemoteSeries]) -> Iterator[str]:
+    """Pseudonyms; longer ones where two series would share one."""
+    times: dict[str, int] = {}
+    for remote in remotes:
+        times[remote.name] = times.get(remote.name, 0) + 1
+    for remote in remotes:
+        yield remote.name if times[remote.name] == 1 else pseudonym(remote.series_uid, digits=16)

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from klip_monai.screening.engine import Found, skip_group
+from klip_monai.screening.engine import skip_group
 from klip_monai.screening.entry import State
+from klip_monai.screening.found import FoundSeries
 from klip_monai.screening.ledger import Ledger
 
 SLICE_SECONDS = {"cuda": 0.1, "cpu": 2.0}
@@ -46,7 +47,7 @@ class Plan:
         return self.slices * (self.slice_seconds or SLICE_SECONDS[device]) / workers
 
 
-def make_plan(series: Iterable[Found], ledger: Ledger) -> Plan:
+def make_plan(series: Iterable[FoundSeries], ledger: Ledger) -> Plan:
     """Look at each series of an archive once."""
     plan = Plan(slice_seconds=ledger.seconds_per_slice())
     for found in series:

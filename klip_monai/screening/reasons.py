@@ -15,7 +15,7 @@ _GROUPS = (  # first match counts; words of the readers' messages
     (r"slice\(s\), expected at least|expected at least \d+ voxels|no slices", "too few slices"),
     (r"mixed|differ in|different slices", "mixed slices"),
     (r"body|empty", "no body"),
-    (r"does not exist|no known format|expected the DICOM files", "not found"),
+    (r"does not exist|no such series|no known format|expected the DICOM files", "not found"),
     (r"grey|frame", "not one grey volume"),
 )
 

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +17,9 @@ import torch
 from monai.transforms import Compose
 
 from klip_monai.bundle import bundle_info, open_workflow
-from klip_monai.errors import BundleError, InputError, OutputError, known_error
+from klip_monai.errors import BundleError, InputError, OutputError, PacsError, known_error
+from klip_monai.io.dicom_files import ListedFiles
+from klip_monai.io.dicomweb import RemoteSeries
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
@@ -41,8 +44,8 @@ class Model:
         seed: of measurement noise and sampling.
         outputs: which of :data:`klip_monai.case.OUTPUTS` to write.
         threads: CPU threads of torch; None leaves them.
-        batch_size: slices that pass the network together; None is not settled yet. Noise is drawn batch by batch, so
-            scores depend on it.
+        batch_size: slices that pass the network together; None is not settled yet. Another one changes scores by
+            rounding only.
         share: share of the device's free memory that one process may use.
         device: where to compute, as in "cuda:1"; None is the bundle's choice.
     """
@@ -62,8 +65,9 @@ class Job:
     """One series to score.
 
     Attributes:
-        entry: what is known of it; its name is that of the case.
-        files: what :func:`klip_monai.io.read.read_volume` accepts.
+        entry: what is known of it; its name is that of the case, also for NIfTI, NRRD and MetaImage files, which
+            `score` names by their voxels and an archive's index by their bytes, as it does not decode them.
+        files: what :func:`klip_monai.io.read.read_volume` accepts, or a series to fetch from a server first.
         model: what to score it with.
         output: folder of the screening.
         after: called with the folder of the case and the entry once the files are there, e.g. to send them on; the
@@ -71,7 +75,7 @@ class Job:
     """
 
     entry: Entry
-    files: Any
+    files: ListedFiles | Path | RemoteSeries
     model: Model
     output: Path
     after: Callable[[Path, Entry], None] | None = None
@@ -114,9 +118,11 @@ def score_one(job: Job, *, stop: threading.Event | None = None) -> Outcome:
         known, trace = known_error(error), traceback.format_exc()
         if isinstance(known, OutputError | BundleError):
             raise known from None
+        reason = without_names(str(known))
         if isinstance(known, InputError):
-            reason = without_names(str(known))
             return Outcome(replace(job.entry, state=State.refused, reason=reason, group=group_of(reason)))
+        if isinstance(known, PacsError):
+            return Outcome(failed(job.entry, reason, "server"), trace=trace)
         return Outcome(failed(job.entry, *_crash(error)), trace=trace)
 
 
@@ -205,8 +211,12 @@ class _Scorer:
             return slices_per_batch(self._network, shape, self._device, share=self.model.share, default=size)
 
     def run(self, job: Job, stop: threading.Event | None) -> Outcome:
-        """Read, score and write a series."""
+        """Read, score and write a series; it is at hand all the time, as DICOM outputs take its headers over."""
         start = time.perf_counter()
+        with _at_hand(job.files) as files:
+            return self._run(replace(job, files=files), stop, start)
+
+    def _run(self, job: Job, stop: threading.Event | None, start: float) -> Outcome:
         data = self._read({"image": job.files})
         _rename(data, job)
         read = time.perf_counter() - start
@@ -256,6 +266,11 @@ class _Scorer:
         self._inferer.batch_size = model.batch_size or self._inferer.batch_size
         result: torch.Tensor = self._inferer(image[None].to(self._device), self._network)[0].cpu()
         return result
+
+
+def _at_hand(files: ListedFiles | Path | RemoteSeries) -> AbstractContextManager[ListedFiles | Path]:
+    """Files where they lie, or fetched for as long as they are needed."""
+    return files.open() if isinstance(files, RemoteSeries) else nullcontext(files)
 
 
 def _rename(data: dict[Any, Any], job: Job) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from klip_monai.io.atomic import check_writable
-from klip_monai.screening.engine import Found, Screening
+from klip_monai.screening.engine import Screening
 from klip_monai.screening.entry import Entry, State
+from klip_monai.screening.found import FoundSeries
 from klip_monai.screening.ledger import FILE_NAME, Ledger
 from klip_monai.screening.listeners import MetricsFile
 from klip_monai.screening.plan import Plan, make_plan
@@ -23,18 +24,19 @@ from klip_monai.screening.workers import Workers, dask_cluster, in_process, loca
 
 INDEX = "index.sqlite"
 METRICS = "metrics.prom"
-Series = Callable[[], Iterable[Found]]
+Series = Callable[[], Iterable[FoundSeries]]
 """Gives the series of an archive, sorted by name, each time anew."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a screening is run; nothing of it changes results but ``batch_size``.
+    """How a screening is run; nothing of it changes results, but that ``batch_size`` changes their rounding.
 
     Attributes:
         workers: processes of this machine; 0 scores in this one.
         scheduler: address of a Dask scheduler instead.
-        batch_size: slices that pass the network together; None takes what the ledger says, or fits the device.
+        batch_size: slices that pass the network together; None takes that of the ledger's last run, so that a scan
+            that is done again comes out the same to the last bit, or else what fits the device.
         timeout: see :class:`klip_monai.screening.engine.Screening`.
         attempts: likewise.
         with_description: likewise.
@@ -129,11 +131,10 @@ def _workers(options: Options) -> AbstractContextManager[Workers]:
 
 
 def _settle(ledger: Ledger, workers: Workers, model: Model, output: Path, options: Options) -> Model:
-    """Settle the batch size, and bind the ledger to everything that changes results."""
+    """Bind the ledger to everything that changes results, and settle the batch size."""
     described = workers.describe(model)
-    stored = {} if options.rescore else ledger.settings()
-    batch_size = options.batch_size or stored.get("batch_size") or described.batch_size
-    ledger.agree({**described.settings, "batch_size": batch_size}, rescore=options.rescore)
+    ledger.agree(described.settings, rescore=options.rescore)
+    batch_size = ledger.batch_size(options.batch_size, otherwise=described.batch_size)
     staged = output / f".{REFERENCE}.{os.getpid()}"
     described.reference.save(staged)
     os.replace(staged, output / REFERENCE)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from distributed import Client
 
 _A_WORKER = 3  # scans: one is read, one scored, one written
-_THREADS = 2  # of a Dask worker; scans wait with the scheduler rather than with a worker that may die
+_THREADS = 2  # of a Dask worker
 _TOPIC = "klip-screen"
 _PATIENCE = 120.0  # s
 _SCHEDULER = {
@@ -30,6 +30,7 @@ _SCHEDULER = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,  # scans are not Dask's to spill, so a pause would never end
+    "distributed.deploy.lost-worker-timeout": "24h",  # else a worker that takes 15 s to start anew is given up
     "distributed.admin.large-graph-warning-threshold": "1 GB",
 }
 
@@ -200,8 +201,8 @@ class DaskWorkers:
 
     @property
     def capacity(self) -> int:
-        """Scans to hand over at a time; follows the cluster as it grows and shrinks."""
-        return _A_WORKER * max(1, len(self._client.nthreads()), self._own or 0)
+        """As many scans as threads, so that none waits with a worker that may die; follows the cluster's size."""
+        return max(1, sum(min(threads, _A_WORKER) for threads in self._client.nthreads().values()))
 
     def describe(self, model: Model) -> Description:
         """Open the model on one worker."""

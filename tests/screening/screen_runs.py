@@ -21,6 +21,6 @@ def tiny_scan(seed: int) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.round(image[0].numpy()).astype(np.int16), affine)
 
 
-def screen_command(archive: Path, output: Path, bundle: Path, *options: object) -> list[str]:
+def screen_command(archive: Path | str, output: Path, bundle: Path, *options: object) -> list[str]:
     command = [sys.executable, "-m", "klip_monai.cli", "screen", archive, "-o", output, "--bundle", bundle, *options]
     return [str(part) for part in command]

@@ -171,3 +171,15 @@ def test_a_file_that_is_no_ledger_is_refused(path):
     path.write_text("something else " * 100)
     with pytest.raises(OutputError, match="ledger"):
         Ledger(path)
+
+
+def test_a_batch_size_is_kept_until_another_is_wanted(path):
+    with Ledger(path) as ledger:
+        assert ledger.batch_size(None, otherwise=64) == 64
+        ledger.agree({"seed": 0})
+    with Ledger(path) as ledger:
+        assert ledger.batch_size(None, otherwise=128) == 64
+        assert ledger.batch_size(8, otherwise=128) == 8
+        ledger.agree({"seed": 0})
+    with Ledger(path) as ledger:
+        assert ledger.batch_size(None, otherwise=128) == 8

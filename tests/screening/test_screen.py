@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -17,12 +19,14 @@ from typer.testing import CliRunner
 from klip_monai.case import file_names
 from klip_monai.cli import app
 from klip_monai.errors import InputError
-from klip_monai.screening import scorer
+from klip_monai.screening import scorer, session
+from klip_monai.screening.discovery import ArchiveIndex
 from klip_monai.screening.entry import Entry, State
-from klip_monai.screening.kill_study import begins, contents, screen_under_fire
+from klip_monai.screening.kill_study import begins, contents, workers_of
 from klip_monai.screening.ledger import FILE_NAME, Ledger
 from klip_monai.screening.placement import power_of_two, slices_per_batch
 from klip_monai.screening.scorer import Job, Model, case_dir, score_one
+from klip_monai.screening.session import INDEX, Options
 
 
 def screen(archive: Path, output: Path, bundle: Path, *options: object):
@@ -99,24 +103,28 @@ def test_tables_are_written_anew_on_request(screened, tmp_path):
     assert (tmp_path / "ledger.csv").read_text() == (screened / "ledger.csv").read_text()
 
 
-def test_a_killed_worker_and_a_killed_process_beside_another_leave_what_an_undisturbed_run_leaves(
+def test_a_killed_process_and_a_killed_worker_leave_what_an_undisturbed_run_leaves(
     screened, archive, quick_bundle, tmp_path
 ):
     pytest.importorskip("distributed")
-    command = screen_command(archive, tmp_path, quick_bundle, "--attempts", 100)
-    on_worker = [*command, "--workers", "1"]
-    killed = screen_under_fire(on_worker, tmp_path, kills=1, seed=0, within=0.5, whom=("worker",))
-    with Ledger(tmp_path / FILE_NAME) as ledger:
-        assert ledger.counts() == {State.scored: 5, State.refused: 1}
-        redone = [entry.name for entry in ledger.entries() if entry.state is State.scored][:3]
-        for name in redone:  # as if they had not been done
-            ledger._sql.execute("UPDATE series SET state = 'pending' WHERE name = ?", (name,))
-    assert killed == {"worker": 1}
-    one, two = (subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2))
-    if begins(one, tmp_path):
-        one.kill()
-    one.wait(60)
-    assert two.wait(120) == 3
+    process = subprocess.Popen(screen_command(archive, tmp_path, quick_bundle), stdout=subprocess.DEVNULL)
+    if begins(process, tmp_path):
+        process.kill()
+    process.wait(60)
+    killed = []
+
+    def kill_the_worker(kind, *_):
+        """As soon as its first scan is done, so that it has begun others."""
+        if kind == "done" and not killed:
+            killed.extend(workers_of(os.getpid()))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    with ArchiveIndex(tmp_path / INDEX) as index:
+        options = Options(workers=1, listeners=[kill_the_worker])
+        tally = session.screen(index.series, tmp_path, Model(quick_bundle), options)
+    assert len(killed) == 1
+    assert tally.counts[State.scored] == 5
     assert contents(tmp_path) == contents(screened)
     assert not list(tmp_path.rglob(".klip-staging*"))
 

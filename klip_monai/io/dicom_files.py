@@ -18,16 +18,16 @@ from typing import Any, BinaryIO
 from pydicom import dcmread
 
 from klip_monai.errors import InputError
+from klip_monai.io.claims import MAX_RATIO, is_bomb
 
 HEADER_BYTES = 64 * 2**20
 """A header may unpack to so much; that of an enhanced CT of thousands of frames takes a few MB."""
 
 _FILE_BYTES = 4 * 2**30
-_MAX_RATIO = 200
-_RATIO_COUNTS_FROM = 2**30
 _MAX_MEMBERS = 1_000_000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
+# A zip of a version or method that Python does not know is not implemented.
+_DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -222,10 +222,10 @@ class DicomFiles:
     def _check_size(self, path: Path, members: int, unpacked: int) -> None:
         """Refuse archives made to fill memory or time; CT packs to a tenth at best."""
         packed = max(1, path.stat().st_size)
-        if members > _MAX_MEMBERS or (unpacked > _RATIO_COUNTS_FROM and unpacked > _MAX_RATIO * packed):
+        if members > _MAX_MEMBERS or is_bomb(unpacked, packed):
             raise InputError(
                 f"{path}: got an archive of {members} members that unpacks to {unpacked / packed:.0f} times its "
-                f"size, expected at most {_MAX_RATIO} times; unpack it yourself if you trust it, and give the folder"
+                f"size, expected at most {MAX_RATIO} times; unpack it yourself if you trust it, and give the folder"
             )
 
     def _damaged(self) -> InputError:

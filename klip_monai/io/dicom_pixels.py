@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.pixels import iter_pixels
-from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import UID, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
@@ -207,8 +207,8 @@ def _require_jpeg_end(dataset: Dataset) -> None:
 
 def _syntax(header: Dataset) -> str:
     """Name of the transfer syntax, for the message about a file that cannot be decoded."""
-    meta = getattr(header, "file_meta", None)
-    return meta.TransferSyntaxUID.name if meta is not None and "TransferSyntaxUID" in meta else "unknown encoding"
+    meta = getattr(header, "file_meta", None) or {}
+    return UID(str(meta.get("TransferSyntaxUID") or "unknown encoding")).name
 
 
 def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:

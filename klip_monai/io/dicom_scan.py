@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from klip_monai.errors import printable
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
 from klip_monai.io.dicom_pixels import PIXEL_TAGS, frame_headers
 
@@ -37,11 +39,13 @@ _HEADER_TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "ContrastBolusAgent", *PHASE_TAGS),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
 ]
+_INTEGERS = ("Rows", "Columns", *PIXEL_TAGS)
 _ENHANCED_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 # Objects that come with a CT series and show no cross-section of it.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 _THREADS = 8
+_SHOWN = 80  # letters; UIDs and descriptions have up to 64 (PS3.5, 6.2)
 
 
 @dataclass
@@ -90,7 +94,10 @@ def describe(key: str, headers: Sequence[Dataset]) -> str:
     """One volume in a message."""
     first, n_slices = headers[0], sum(map(n_frames, headers))
     modality, description = text(first, "Modality"), text(first, "SeriesDescription")
-    return f"{key or 'no UID'} ({modality or 'no modality'}, {description or 'no description'}, {n_slices} slices)"
+    return (
+        f"{key[:_SHOWN] or 'no UID'} ({modality[:_SHOWN] or 'no modality'}, "
+        f"{description[:_SHOWN] or 'no description'}, {n_slices} slices)"
+    )
 
 
 def phase_tag(headers: Sequence[Dataset]) -> str:
@@ -112,10 +119,7 @@ def is_enhanced(header: Dataset) -> bool:
 
 def text(header: Header, keyword: str) -> str:
     """Value of a tag on one line, without control characters that would act on a terminal."""
-    value = str(header.get(keyword) or "")
-    if not value.isprintable():
-        value = "".join(letter if letter.isprintable() else " " for letter in value)
-    return " ".join(value.split())
+    return " ".join(printable(str(header.get(keyword) or "")).split())
 
 
 def n_frames(header: Header) -> int:
@@ -171,7 +175,11 @@ def _read(files: DicomFiles, file: DicomFile) -> tuple[str, list[Dataset]]:
         what = what_it_is(header)
         if what != "image":
             return what, []
-        return what, frame_headers(header, files) if is_enhanced(header) else [header]
+        headers = frame_headers(header, files) if is_enhanced(header) else [header]
+        for tag in _INTEGERS:
+            if not all(isinstance(frame.get(tag), (int, NoneType)) for frame in headers):
+                return "damaged", []
+        return what, headers
     except Exception:  # pydicom raises many types on damaged files; the file is reported by name
         return "damaged", []
 

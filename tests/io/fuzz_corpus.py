@@ -70,7 +70,9 @@ def _numbered() -> Iterator[str]:
 
 
 def _taken(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def _big_endian(ds: pydicom.Dataset) -> None:
@@ -134,9 +136,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for number, (name, content) in enumerate(files.items()):
-            archive.writestr(
-                zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED
-            )
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED)
     return buffer.getvalue()
 
 

@@ -87,6 +87,7 @@ def read(specimen: Specimen, files: Files, number: int, folder: Path) -> Outcome
     path = source / specimen.target
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)
         try:
             reasons = []
             if specimen.kind in ("dicom", "archive"):
@@ -216,7 +217,7 @@ class _Worker:
             self._process.join(10)
             code = self._process.exitcode
             self._errors.seek(0)
-            said = self._errors.read().decode(errors="replace")[-1500:]
+            said = self._errors.read().decode(errors="replace").partition("Extension modules")[0][-900:]
             self.stop()
             return name, what, Outcome("BAD", f"crashed with exit code {code}: {said}")
         if growth > _RENEWED_MB:
@@ -261,7 +262,9 @@ def _report(tally: Tally, elapsed: float) -> None:
     for counts in tally.outcomes.values():
         all_ += counts
     print(f"{'all':24} " + "  ".join(f"{what} {all_[what]:6}" for what in ("read", "refused", "BAD")))
-    print(f"{tally.total} files in {elapsed:.0f} s, {tally.total / elapsed:.1f} a second; {len(tally.findings)} findings")
+    print(
+        f"{tally.total} files in {elapsed:.0f} s, {tally.total / elapsed:.1f} a second; {len(tally.findings)} findings"
+    )
 
 
 def main() -> int:

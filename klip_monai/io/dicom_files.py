@@ -232,6 +232,14 @@ class DicomFiles:
         return InputError(f"{self.path}: got a damaged or cut-off archive, expected a complete one; copy it again")
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or tar archive, or was one before it was damaged."""
+    try:
+        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    except _DAMAGE:
+        return True
+
+
 def _on_disk(path: Path) -> DicomFile:
     return DicomFile(path.name, path)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.datadict import keyword_for_tag
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -40,11 +41,13 @@ _HEADER_TAGS = [
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
 ]
 _INTEGERS = ("Rows", "Columns", *PIXEL_TAGS)
+_DISPENSABLE = ("SeriesDescription", "ContrastBolusAgent", *PHASE_TAGS)
 _ENHANCED_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 # Objects that come with a CT series and show no cross-section of it.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 _THREADS = 8
+_CODE = 16  # letters of a CS (PS3.5, 6.2)
 _SHOWN = 80  # letters; UIDs and descriptions have up to 64 (PS3.5, 6.2)
 
 
@@ -151,7 +154,7 @@ def what_it_is(header: Header) -> str:
         return "segmentation"
     if n_pixels:
         return "image"
-    return "damaged" if modality in ("CT", "") else f"{modality} object without image"
+    return "damaged" if modality in ("CT", "") else f"{modality[:_CODE]} object without image"
 
 
 def _read_all(files: DicomFiles) -> Iterable[tuple[DicomFile, tuple[str, list[Dataset]]]]:
@@ -176,12 +179,24 @@ def _read(files: DicomFiles, file: DicomFile) -> tuple[str, list[Dataset]]:
         if what != "image":
             return what, []
         headers = frame_headers(header, files) if is_enhanced(header) else [header]
-        for tag in _INTEGERS:
-            if not all(isinstance(frame.get(tag), (int, NoneType)) for frame in headers):
-                return "damaged", []
-        return what, headers
+        return (what, headers) if all(map(_is_sound, headers)) else ("damaged", [])
     except Exception:  # pydicom raises many types on damaged files; the file is reported by name
         return "damaged", []
+
+
+def _is_sound(header: Dataset) -> bool:
+    """Whether all tags hold what they should; tags that no volume needs are dropped if they do not.
+
+    pydicom looks at a value only when it is asked for: here, so that nobody later has to expect anything.
+    """
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except Exception:  # pydicom raises many types
+            if keyword_for_tag(tag) not in _DISPENSABLE:
+                return False
+            del header[tag]
+    return all(isinstance(header.get(keyword), int | NoneType) for keyword in _INTEGERS)
 
 
 def _phases(headers: list[Dataset]) -> list[list[Dataset]]:

@@ -151,18 +151,12 @@ def _read_dicom(
     path: Path | ListedFiles, series_uid: str | None, *, fill_gaps: bool, progress: Callable[[int, int], None] | None
 ) -> CTSeries:
     """Read a series from a folder, an archive or a list, or from a single file if that is a whole volume."""
-    import tarfile
-    import zipfile
-
     from pydicom.misc import is_dicom
 
     from klip_monai.io.dicom import read_ct_series
+    from klip_monai.io.dicom_files import is_archive
 
-    if (
-        isinstance(path, Path)
-        and path.is_file()
-        and not (is_dicom(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
-    ):
+    if isinstance(path, Path) and path.is_file() and not (is_dicom(path) or is_archive(path)):
         raise InputError(f"path: got file {str(path)!r} of no known format, expected {_EXPECTED}; convert it first")
     return read_ct_series(path, series_uid=series_uid, fill_gaps=fill_gaps, progress=progress)
 

@@ -88,14 +88,17 @@ def read(specimen: Specimen, files: Files, number: int, folder: Path) -> Outcome
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warnings.simplefilter("ignore", ResourceWarning)
+        name = None
         try:
             reasons = []
             if specimen.kind in ("dicom", "archive"):
-                reasons = [info.reason for info in index_series(path).series]
+                found = index_series(path).series
+                reasons = [info.reason for info in found]
+                name = found[0].name if len(found) > 1 else None
             if specimen.kind != "sinogram" and number // 37 % _SCREEN_EVERY == 0:
                 reasons += _screened(source, folder / "index.sqlite")
         except KlipError as error:
-            reasons = []
+            reasons, name = [], None
             if problem := _unfit(str(error), secrets=_SECRETS[:2]):
                 return Outcome("BAD", f"index: {problem}")
         except Exception as error:
@@ -109,7 +112,7 @@ def read(specimen: Specimen, files: Files, number: int, folder: Path) -> Outcome
                 sinogram.geometry(image_shape=(16, 16), pixel_mm=2.0)
                 sinogram.scale((-160.0, 240.0))
             else:
-                read_volume(path, repair=("gaps",) if number % 3 == 0 else ())
+                read_volume(path, series_uid=name, repair=("gaps",) if number % 3 == 0 else ())
             outcome = Outcome("read", "")
         except KlipError as error:
             problem = _unfit(str(error), secrets=_SECRETS[:2])

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from klip_monai.errors import InputError
 from klip_monai.io.claims import check_claim
+from klip_monai.io.mat_tags import check_mat_tags
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -75,6 +76,7 @@ def _read_mat(path: Path) -> Arrays:
 
     if h5py.is_hdf5(path):
         return {name: value.T for name, value in _read_hdf5(path).items()}
+    check_mat_tags(path)
     content = loadmat(path, simplify_cells=True)
     return _flatten({name: value for name, value in content.items() if not name.startswith("__")})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -44,7 +45,9 @@ def read_arrays(path: Path) -> Arrays:
     if not path.is_file():
         raise InputError(f"sinogram: got {str(path)!r}, which is no file; check the spelling")
     try:
-        return reader(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy evaluates the header as Python, which warns of odd text
+            return reader(path)
     except InputError:
         raise
     except Exception as error:  # damaged files make these libraries raise anything

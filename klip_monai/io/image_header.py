@@ -6,8 +6,9 @@ Formats: NRRD 5 (Kindlmann, teem.sourceforge.net/nrrd/format.html) and MetaImage
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from klip_monai.errors import InputError
@@ -16,6 +17,12 @@ from klip_monai.io.claims import check_claim
 _HEADER_BYTES = 2**20
 _FIELD_BYTES = 500  # ITK copies fields that it cannot read into buffers of fixed size
 _MAX_AXES = 10
+_FARTHEST_MM = 1e6
+_NRRD_PLACES = ("spacings", "spacedirections", "spaceorigin", "measurementframe", "axismins", "axismaxs", "thicknesses")
+_META_PLACES = (
+    *("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"),
+    *("CenterOfRotation", "ElementSpacing", "ElementSize"),
+)
 _NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
@@ -51,9 +58,10 @@ def check_nrrd(path: Path) -> None:
     fields: dict[str, str] = {}
     for line in header.splitlines()[1:]:
         # "key:=value" is a remark, "#" begins a comment.
-        name, colon, value = line.partition(":")
-        if colon and not value.startswith("=") and not line.startswith("#"):
-            fields[name.strip().lower().replace(" ", "")] = _short(value, path)
+        if ":=" not in line and not line.startswith("#"):
+            name, _, value = _plain(line, path).partition(":")
+            fields[name.strip().lower().replace(" ", "")] = value.strip()
+    _check_places(path, [fields.get(name, "") for name in _NRRD_PLACES])
     _check_data(
         path,
         axes=fields.get("dimension", ""),
@@ -75,9 +83,9 @@ def check_meta_image(path: Path) -> None:
     """
     fields: dict[str, str] = {}
     for line in _header(path, rb"ElementDataFile[^\n]*\n").splitlines():
-        name, equals, value = line.partition("=")
-        if equals:
-            fields[name.strip()] = _short(value, path)
+        name, _, value = _plain(line, path).partition("=")
+        fields[name.strip()] = value.strip()
+    _check_places(path, [fields.get(name, "") for name in _META_PLACES])
     data_file = fields.get("ElementDataFile", "")
     _check_data(
         path,
@@ -94,15 +102,33 @@ def _header(path: Path, end: bytes) -> str:
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
     found = re.search(end, start)
-    return start[: found.end() if found else None].decode("latin-1")
+    try:
+        return start[: found.end() if found else None].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: got a header that is no text, expected lines of text; save it again") from error
 
 
-def _short(value: str, path: Path) -> str:
-    if len(value) > _FIELD_BYTES:
+def _plain(line: str, path: Path) -> str:
+    if len(line) > _FIELD_BYTES or not line.replace("\t", " ").isprintable():
         raise InputError(
-            f"{path}: got a header line of {len(value)} letters, expected at most {_FIELD_BYTES}; save it again"
+            f"{path}: got a header line of {len(line)} characters or of no text, expected text of at most "
+            f"{_FIELD_BYTES}; save it again"
         )
-    return value.strip()
+    return line
+
+
+def _check_places(path: Path, values: Iterable[str]) -> None:
+    """Refuse numbers of mm that ITK cannot compute with: it hangs on some."""
+    for word in re.findall(r"[^\s(),]+", " ".join(values)):
+        try:
+            usable = word == "none" or abs(float(word)) <= _FARTHEST_MM
+        except ValueError:
+            usable = False
+        if not usable:
+            raise InputError(
+                f"{path}: got {word[:40]!r} in the place in space, expected numbers up to {_FARTHEST_MM:g}; save it "
+                "again"
+            )
 
 
 def _count(fields: Mapping[str, str], name: str) -> int:
@@ -125,9 +151,9 @@ def _bytes_of_data(path: Path, data_file: str | None) -> int:
     """Size of the file that holds the data; of all files beside it where the header has a list or a pattern."""
     if data_file is None:
         return path.stat().st_size
-    held = path.parent / data_file
-    if held.exists() and not held.is_file():
+    held = os.path.join(path.parent, data_file)  # os.path takes names of any length
+    if os.path.exists(held) and not os.path.isfile(held):
         raise InputError(f"{path}: got {data_file!r} as data file, expected a file; save it again")
-    if held.is_file():
-        return held.stat().st_size
+    if os.path.isfile(held):
+        return os.path.getsize(held)
     return sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())

@@ -46,9 +46,11 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
         raise InputError(f"{path}: got lengths in {unit!r}, expected mm; rewrite the header in mm")
     claimed = math.prod(map(int, shape)) * image.get_data_dtype().itemsize + int(image.header["vox_offset"])
     check_claim(claimed, path.stat().st_size, str(path), packed=path.suffix.lower() == ".gz")
-    affine = _affine(image, path)
+    with np.errstate(all="ignore"):  # what is not finite is refused later, with its own reason
+        affine = _affine(image, path)
     try:
-        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+        with np.errstate(all="ignore"):
+            values = image.get_fdata(dtype=np.float32, caching="unchanged")
     except Exception as error:
         raise _damaged(path) from error
     return values.reshape(shape[:3]), affine

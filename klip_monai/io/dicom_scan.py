@@ -178,7 +178,7 @@ def _read(files: DicomFiles, file: DicomFile) -> tuple[str, list[Dataset]]:
         what = what_it_is(header)
         if what != "image":
             return what, []
-        headers = frame_headers(header, files) if is_enhanced(header) else [header]
+        headers: list[Dataset] = frame_headers(header, files) if is_enhanced(header) else [header]
         return (what, headers) if all(map(_is_sound, headers)) else ("damaged", [])
     except Exception:  # pydicom raises many types on damaged files; the file is reported by name
         return "damaged", []

@@ -93,9 +93,9 @@ def _dicom(root: Path) -> Iterator[Specimen]:
         "explicit": None,
         "implicit": _implicit,
         "big-endian": _big_endian,
-        "rle": lambda ds: ds.compress(RLELossless),
-        "jpeg-2000": lambda ds: ds.compress(JPEG2000Lossless),
-        "jpeg-ls": lambda ds: ds.compress(JPEGLSLossless),
+        "rle": lambda ds: ds.compress(RLELossless, generate_instance_uid=False),
+        "jpeg-2000": lambda ds: ds.compress(JPEG2000Lossless, generate_instance_uid=False),
+        "jpeg-ls": lambda ds: ds.compress(JPEGLSLossless, generate_instance_uid=False),
     }
     for name, finish in finishes.items():
         write_series(root / name, sample_hu(4, 32, 32), edit=_padded, finish=finish)

@@ -191,7 +191,8 @@ class DicomFiles:
             parts = record.get("ReferencedFileID") or ()
             parts = [parts] if isinstance(parts, str) else [str(part) for part in parts]
             for path in (root.joinpath(*parts), root.joinpath(*(part.lower() for part in parts))):
-                if parts and path.is_file() and path.resolve().is_relative_to(root):
+                # Path.is_file fails on names longer than a file system allows.
+                if parts and os.path.isfile(path) and path.resolve().is_relative_to(root):
                     yield DicomFile("/".join(parts), path)
                     break
 

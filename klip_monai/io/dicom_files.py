@@ -9,13 +9,14 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from pydicom import dcmread
+from pydicom.multival import MultiValue
 
 from klip_monai.errors import InputError
 from klip_monai.io.claims import MAX_RATIO, is_bomb
@@ -181,15 +182,14 @@ class DicomFiles:
     def _referenced(self, directory: Path) -> Iterator[DicomFile]:
         """Files that a DICOMDIR names (PS3.10, 8.6), if they lie below it; letter case may differ on disk."""
         try:
-            records = list(dcmread(directory).get("DirectoryRecordSequence") or [])
+            records = dcmread(directory).get("DirectoryRecordSequence") or []
+            named = [[str(part) for part in _several(record.get("ReferencedFileID"))] for record in records]
         except Exception as error:  # pydicom raises many types on damaged files
             raise InputError(
                 f"{directory}: got a damaged DICOMDIR, expected a complete one; give the folder itself"
             ) from error
         root = directory.parent.resolve()
-        for record in records:
-            parts = record.get("ReferencedFileID") or ()
-            parts = [parts] if isinstance(parts, str) else [str(part) for part in parts]
+        for parts in named:
             for path in (root.joinpath(*parts), root.joinpath(*(part.lower() for part in parts))):
                 # Path.is_file fails on names longer than a file system allows.
                 if parts and os.path.isfile(path) and path.resolve().is_relative_to(root):
@@ -200,7 +200,7 @@ class DicomFiles:
         members = archive.infolist()
         self._check_size(path, len(members), sum(member.file_size for member in members))
         for member in members:
-            if not member.is_dir() and not member.flag_bits & 1:
+            if not member.filename.endswith("/") and not member.flag_bits & 1:
                 place = Member(
                     member.header_offset, member.file_size, member.compress_type, member.compress_size, member.CRC
                 )
@@ -231,6 +231,11 @@ class DicomFiles:
 
     def _damaged(self) -> InputError:
         return InputError(f"{self.path}: got a damaged or cut-off archive, expected a complete one; copy it again")
+
+
+def _several(value: Any) -> Sequence[Any]:
+    """The values of a tag that pydicom gives one by itself, several as a list."""
+    return [] if value is None else value if isinstance(value, (list, MultiValue)) else [value]
 
 
 def is_archive(path: Path) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import zipfile
+import zlib
 from pathlib import Path
 from unittest import mock
 
@@ -129,9 +130,9 @@ def test_archives_that_python_cannot_open_are_refused(tmp_path: Path) -> None:
 def test_dicomdir_may_name_what_no_file_system_would(tmp_path: Path) -> None:
     disc = next(specimen for specimen in specimens() if specimen.name == "dicomdir")
     directory = pydicom.dcmread(io.BytesIO(disc.files["DICOMDIR"]))
-    for record in directory.DirectoryRecordSequence:
-        if "ReferencedFileID" in record:
-            record["ReferencedFileID"] = pydicom.DataElement("ReferencedFileID", "LT", "x" * 300)
+    for number, record in enumerate(directory.DirectoryRecordSequence):
+        odd = pydicom.DataElement("ReferencedFileID", "FD", 1.5)
+        record["ReferencedFileID"] = odd if number % 2 else pydicom.DataElement("ReferencedFileID", "LT", "x" * 300)
     directory.save_as(tmp_path / "DICOMDIR")
     assert index_series(tmp_path / "DICOMDIR").series == []
 
@@ -242,9 +243,30 @@ def test_matlab_file_of_unknown_types_is_refused(tmp_path: Path, compressed: boo
     content = bytearray((tmp_path / "plain.mat").read_bytes())
     at = content.index(struct.pack("<II", 7, SINOGRAM.nbytes))  # single-precision numbers
     content[at : at + 4] = struct.pack("<I", 0xFE10)
-    (tmp_path / "a.mat").write_bytes(content)
+    (tmp_path / "a.mat").write_bytes(zlib_packed(content) if compressed else content)
     with pytest.raises(InputError, match="type 65040"):
         read_sinogram(tmp_path / "a.mat")
+
+
+def zlib_packed(content: bytes) -> bytes:
+    """A MATLAB 5 file with its one variable compressed."""
+    packed = zlib.compress(content[128:])
+    return content[:128] + struct.pack("<II", 15, len(packed)) + packed
+
+
+def test_matlab_matrix_without_sizes_is_refused(tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "a.mat", {"sinogram": SINOGRAM})
+    content = bytearray((tmp_path / "a.mat").read_bytes())
+    at = content.index(struct.pack("<IIII", 5, 8, *SINOGRAM.shape))
+    content[at] = 9  # double-precision numbers
+    (tmp_path / "a.mat").write_bytes(content)
+    with pytest.raises(InputError, match="matrix without sizes"):
+        read_sinogram(tmp_path / "a.mat")
+
+
+def test_zip_member_without_a_name_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({"": b"hello"}))
+    assert index_series(tmp_path / "a.zip").passed_over == {"not DICOM": 1}
 
 
 def test_packed_claims_are_refused_only_where_they_fill_memory() -> None:

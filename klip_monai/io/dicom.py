@@ -27,6 +27,7 @@ from klip_monai.io.dicom_scan import (
 from klip_monai.io.names import pseudonym
 
 _MAX_LISTED = 8
+_SHOWN = 120  # letters of a value in a message
 _MAX_SIDE = 8192  # pixels: the largest CT matrices have 2048
 
 
@@ -214,7 +215,7 @@ def _require_same(
         return
     counts = Counter(values).most_common()
     if len(counts) > 1:
-        found = ", ".join(f"{value} on {count} slice(s)" for value, count in counts[:3])
+        found = ", ".join(f"{value[:_SHOWN]} on {count} slice(s)" for value, count in counts[:3])
         raise InputError(
             f"{label}: got mixed {tag} ({found}), expected one for all slices; keep the slices of one geometry"
         )

@@ -79,7 +79,7 @@ def read_ct_series(
     with DicomFiles(path) as files:
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
-        label = f"series {key}" if key and isinstance(path, Path) else str(path)
+        label = f"series {key[:_SHOWN]}" if key and isinstance(path, Path) else str(path)
         headers = scan.volumes[key]
         grid = plan_series(headers, label, fill_gaps=fill_gaps)
         slices, seen = np.empty(0, dtype=np.float32), set[int]()

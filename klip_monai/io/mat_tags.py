@@ -13,6 +13,7 @@ from klip_monai.io.claims import MAX_RATIO, RATIO_COUNTS_FROM, is_bomb
 
 _HEADER_BYTES = 128
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
+_FLAGS, _COMPLEX = 0x0E, 0x08
 _OPAQUE = 17  # class of matrices that have no sizes
 _TYPES = frozenset((1, 2, 3, 4, 5, 6, 7, 9, 12, 13, _MATRIX, _COMPRESSED, 16, 17, 18))
 _MAX_DEPTH = 100
@@ -63,6 +64,9 @@ def _walk(data: memoryview, endian: str, packed: int, depth: int = 0, *, matrix:
         (flags_type, flags), (sizes_type, sizes), (name_type, _) = (*found, *[(0, b"")] * 3)[:3]
         if flags_type != _UINT32 or len(flags) != 8:
             raise ValueError("matrix without flags")
-        opaque = struct.unpack(f"{endian}I", flags[:4])[0] & 0xFF == _OPAQUE
+        bits = struct.unpack(f"{endian}I", flags[:4])[0]
+        if bits >> 8 & ~_FLAGS or (bits >> 8 & _COMPLEX and len(found) < 5):
+            raise ValueError("matrix with flags that it does not keep")
+        opaque = bits & 0xFF == _OPAQUE
         if not opaque and (sizes_type != _INT32 or len(sizes) % 4 or len(sizes) < 8 or name_type != _INT8):
             raise ValueError("matrix without sizes and name")

@@ -33,6 +33,7 @@ _WINDOW_LIMIT = 32768.0
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIZE = 3
+_SHOWN = 120  # letters of a UID in a message
 _MAX_TILT_COSINE = 0.574  # 35 degrees
 _REPAIRS = ("gaps",)
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -100,7 +101,7 @@ def read_volume(
         series = _read_dicom(path, series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
         names = series.files
-    label = f"series {uid}" if uid and isinstance(path, Path) else str(path)
+    label = f"series {uid[:_SHOWN]}" if uid and isinstance(path, Path) else str(path)
     if hu_window is not None:
         values, repairs = _from_window(values, hu_window, file_format, label)
     _check_grid(values.shape, affine, label)

@@ -191,7 +191,7 @@ def _grid(headers: Sequence[Dataset], label: str, *, fill_gaps: bool) -> SeriesG
             f"{label}: got a slice of {largest} rows or columns, expected at most {_MAX_SIDE}; export the series again"
         )
     _require_same("Rows x Columns", [f"{header.Rows} x {header.Columns}" for header in headers], label)
-    _require_same("FrameOfReferenceUID", [str(header.get("FrameOfReferenceUID", "")) for header in headers], label)
+    _require_same("FrameOfReferenceUID", [text(header, "FrameOfReferenceUID") for header in headers], label)
     spacing = np.array([numbers(header, "PixelSpacing", count=2, label=label) for header in headers])
     orientation = np.array([numbers(header, "ImageOrientationPatient", count=6, label=label) for header in headers])
     positions = np.array([numbers(header, "ImagePositionPatient", count=3, label=label) for header in headers])

@@ -122,11 +122,11 @@ def frame_headers(header: Dataset, files: DicomFiles) -> list[Dataset]:
     for number, per_frame in enumerate(image.PerFrameFunctionalGroupsSequence):
         frame = Dataset()
         frame.update(header)
-        del frame.NumberOfFrames
         for groups in [*(image.get("SharedFunctionalGroupsSequence") or []), per_frame]:
             for keyword in _FUNCTIONAL_GROUPS:
                 for item in groups.get(keyword) or []:
                     frame.update(item)
+        frame.pop("NumberOfFrames", None)
         frame.filename, frame.source, frame.frame = header.filename, header.source, number
         frame.file_meta = image.file_meta
         frames.append(frame)

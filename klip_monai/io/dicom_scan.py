@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from pydicom import Dataset, dcmread
 from pydicom.datadict import keyword_for_tag
+from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -122,7 +123,9 @@ def is_enhanced(header: Dataset) -> bool:
 
 def text(header: Header, keyword: str) -> str:
     """Value of a tag on one line, without control characters that would act on a terminal."""
-    return " ".join(printable(str(header.get(keyword) or "")).split())
+    value = header.get(keyword)
+    # To print nested items would take minutes, and tell what they hold.
+    return "" if isinstance(value, Items) else " ".join(printable(str(value or "")).split())
 
 
 def n_frames(header: Header) -> int:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class KlipError(Exception):
-    """Base of every error that the command line shows as one line with exit code 2."""
+    """Base of every error that the command line shows as one line with exit code 2.
+
+    The message may quote what a damaged file says: control characters, which would act on a terminal, become spaces.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(KlipError, ValueError):
@@ -21,6 +27,13 @@ class OutputError(KlipError, OSError):
 
 class PacsError(KlipError, OSError):
     """A DICOMweb server that cannot be reached, does not let us in, or answers with what is no use."""
+
+
+def printable(message: str) -> str:
+    """A message on one line, without characters that would act on a terminal."""
+    if message.isprintable():
+        return message
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in message).split())
 
 
 def known_error(error: BaseException) -> KlipError | None:

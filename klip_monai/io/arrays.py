@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from klip_monai.errors import InputError
+from klip_monai.io.claims import check_claim
+from klip_monai.io.mat_tags import check_mat_tags
 
 Arrays = dict[str, npt.NDArray[Any]]
+
+_QUOTED = 200
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -27,7 +33,7 @@ def read_arrays(path: Path) -> Arrays:
         InputError: a file that does not exist, is of another kind, or is damaged.
     """
     readers: dict[str, Callable[[Path], Arrays]] = {
-        ".npy": lambda file: {"sinogram": np.load(file, allow_pickle=False)},
+        ".npy": _read_npy,
         ".npz": _read_npz,
         ".mat": _read_mat,
         ".h5": _read_hdf5,
@@ -39,14 +45,31 @@ def read_arrays(path: Path) -> Arrays:
     if not path.is_file():
         raise InputError(f"sinogram: got {str(path)!r}, which is no file; check the spelling")
     try:
-        return reader(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy evaluates the header as Python, which warns of odd text
+            return reader(path)
+    except InputError:
+        raise
     except Exception as error:  # damaged files make these libraries raise anything
-        raise InputError(f"sinogram: {path.name} cannot be read ({error}); it may be damaged or pickled") from error
+        raise InputError(
+            f"sinogram: got {path.name}, which cannot be read ({str(error)[:_QUOTED]}), expected a complete file of "
+            "plain numbers; it may be damaged or pickled"
+        ) from error
+
+
+def _read_npy(path: Path) -> Arrays:
+    with path.open("rb") as file:
+        return {"sinogram": np.load(file, allow_pickle=False)}
 
 
 def _read_npz(path: Path) -> Arrays:
-    with np.load(path, allow_pickle=False) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(member.file_size for member in archive.infolist())
+        check_claim(claimed, path.stat().st_size, path.name, packed=True)
+    # NumPy leaves a damaged file open if it is given a name.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        # Members that are no arrays come as bytes.
+        return {name: value for name in arrays.files if isinstance(value := arrays[name], np.ndarray)}
 
 
 def _read_mat(path: Path) -> Arrays:
@@ -56,6 +79,7 @@ def _read_mat(path: Path) -> Arrays:
 
     if h5py.is_hdf5(path):
         return {name: value.T for name, value in _read_hdf5(path).items()}
+    check_mat_tags(path)
     content = loadmat(path, simplify_cells=True)
     return _flatten({name: value for name, value in content.items() if not name.startswith("__")})
 
@@ -64,9 +88,12 @@ def _read_hdf5(path: Path) -> Arrays:
     import h5py
 
     arrays: Arrays = {}
+    size = path.stat().st_size
 
     def keep(name: str, item: Any) -> None:
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu" and not name.startswith("#refs#"):
+            # A dataset that was never written takes no bytes on disk, and all of them in memory.
+            check_claim(item.size * item.dtype.itemsize, size, path.name, packed=True)
             arrays[name] = item[()]
 
     with h5py.File(path, "r") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from klip_monai.io.dicom_scan import (
 from klip_monai.io.names import pseudonym
 
 _MAX_LISTED = 8
+_SHOWN = 120  # letters of a value in a message
+_MAX_SIDE = 8192  # pixels: the largest CT matrices have 2048
 
 
 @dataclass(frozen=True)
@@ -76,12 +79,13 @@ def read_ct_series(
     with DicomFiles(path) as files:
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
-        label = f"series {key}" if key and isinstance(path, Path) else str(path)
+        label = f"series {key[:_SHOWN]}" if key and isinstance(path, Path) else str(path)
         headers = scan.volumes[key]
         grid = plan_series(headers, label, fill_gaps=fill_gaps)
-        slices = np.empty((grid.n_slices, headers[0].Rows, headers[0].Columns), dtype=np.float32)
-        seen: set[int] = set()
+        slices, seen = np.empty(0, dtype=np.float32), set[int]()
         for index, stored in enumerate(iter_stored(headers, files, label)):
+            if not index:  # only now is it sure that a slice has the size that the header says
+                slices = _reserve((grid.n_slices, *stored.shape), label)
             header, place = headers[index], int(grid.places[index])
             hu = to_hu(stored, header, f"{label}, {_name(header)}")
             if place in seen and not np.array_equal(slices[place], hu):
@@ -123,6 +127,17 @@ def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = Fal
                 "volume; keep one phase or reconstruction in the folder"
             )
     return grid
+
+
+def _reserve(shape: tuple[int, ...], label: str) -> npt.NDArray[np.float32]:
+    """Memory for all slices, (slices, rows, columns)."""
+    try:
+        return np.empty(shape, dtype=np.float32)
+    except MemoryError as error:
+        raise InputError(
+            f"{label}: got {' x '.join(map(str, shape))} voxels, which take {4e-9 * math.prod(shape):.1f} GB, expected "
+            "what fits into memory; use a machine that has more"
+        ) from error
 
 
 def _choose(scan: Scan, path: Path | ListedFiles, series_uid: str | None) -> str:
@@ -170,8 +185,13 @@ def _grid(headers: Sequence[Dataset], label: str, *, fill_gaps: bool) -> SeriesG
                 f"{label}: got {frames} frame(s) of {samples} value(s) a pixel in {_name(header)}, expected one grey "
                 "slice a file; export the series again"
             )
+    largest = max(max(header.Rows, header.Columns) for header in headers)
+    if largest > _MAX_SIDE:
+        raise InputError(
+            f"{label}: got a slice of {largest} rows or columns, expected at most {_MAX_SIDE}; export the series again"
+        )
     _require_same("Rows x Columns", [f"{header.Rows} x {header.Columns}" for header in headers], label)
-    _require_same("FrameOfReferenceUID", [str(header.get("FrameOfReferenceUID", "")) for header in headers], label)
+    _require_same("FrameOfReferenceUID", [text(header, "FrameOfReferenceUID") for header in headers], label)
     spacing = np.array([numbers(header, "PixelSpacing", count=2, label=label) for header in headers])
     orientation = np.array([numbers(header, "ImageOrientationPatient", count=6, label=label) for header in headers])
     positions = np.array([numbers(header, "ImagePositionPatient", count=3, label=label) for header in headers])
@@ -195,7 +215,7 @@ def _require_same(
         return
     counts = Counter(values).most_common()
     if len(counts) > 1:
-        found = ", ".join(f"{value} on {count} slice(s)" for value, count in counts[:3])
+        found = ", ".join(f"{value[:_SHOWN]} on {count} slice(s)" for value, count in counts[:3])
         raise InputError(
             f"{label}: got mixed {tag} ({found}), expected one for all slices; keep the slices of one geometry"
         )

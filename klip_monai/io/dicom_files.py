@@ -9,25 +9,26 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from pydicom import dcmread
+from pydicom.multival import MultiValue
 
 from klip_monai.errors import InputError
+from klip_monai.io.claims import MAX_RATIO, is_bomb
 
 HEADER_BYTES = 64 * 2**20
 """A header may unpack to so much; that of an enhanced CT of thousands of frames takes a few MB."""
 
 _FILE_BYTES = 4 * 2**30
-_MAX_RATIO = 200
-_RATIO_COUNTS_FROM = 2**30
 _MAX_MEMBERS = 1_000_000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
-_DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error)
+# A zip of a version or method that Python does not know is not implemented.
+_DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, lzma.LZMAError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -181,17 +182,17 @@ class DicomFiles:
     def _referenced(self, directory: Path) -> Iterator[DicomFile]:
         """Files that a DICOMDIR names (PS3.10, 8.6), if they lie below it; letter case may differ on disk."""
         try:
-            records = list(dcmread(directory).get("DirectoryRecordSequence") or [])
+            records = dcmread(directory).get("DirectoryRecordSequence") or []
+            named = [[str(part) for part in _several(record.get("ReferencedFileID"))] for record in records]
         except Exception as error:  # pydicom raises many types on damaged files
             raise InputError(
                 f"{directory}: got a damaged DICOMDIR, expected a complete one; give the folder itself"
             ) from error
         root = directory.parent.resolve()
-        for record in records:
-            parts = record.get("ReferencedFileID") or ()
-            parts = [parts] if isinstance(parts, str) else [str(part) for part in parts]
+        for parts in named:
             for path in (root.joinpath(*parts), root.joinpath(*(part.lower() for part in parts))):
-                if parts and path.is_file() and path.resolve().is_relative_to(root):
+                # Path.is_file fails on names longer than a file system allows.
+                if parts and os.path.isfile(path) and path.resolve().is_relative_to(root):
                     yield DicomFile("/".join(parts), path)
                     break
 
@@ -199,7 +200,7 @@ class DicomFiles:
         members = archive.infolist()
         self._check_size(path, len(members), sum(member.file_size for member in members))
         for member in members:
-            if not member.is_dir() and not member.flag_bits & 1:
+            if not member.filename.endswith("/") and not member.flag_bits & 1:
                 place = Member(
                     member.header_offset, member.file_size, member.compress_type, member.compress_size, member.CRC
                 )
@@ -222,14 +223,27 @@ class DicomFiles:
     def _check_size(self, path: Path, members: int, unpacked: int) -> None:
         """Refuse archives made to fill memory or time; CT packs to a tenth at best."""
         packed = max(1, path.stat().st_size)
-        if members > _MAX_MEMBERS or (unpacked > _RATIO_COUNTS_FROM and unpacked > _MAX_RATIO * packed):
+        if members > _MAX_MEMBERS or is_bomb(unpacked, packed):
             raise InputError(
                 f"{path}: got an archive of {members} members that unpacks to {unpacked / packed:.0f} times its "
-                f"size, expected at most {_MAX_RATIO} times; unpack it yourself if you trust it, and give the folder"
+                f"size, expected at most {MAX_RATIO} times; unpack it yourself if you trust it, and give the folder"
             )
 
     def _damaged(self) -> InputError:
         return InputError(f"{self.path}: got a damaged or cut-off archive, expected a complete one; copy it again")
+
+
+def _several(value: Any) -> Sequence[Any]:
+    """The values of a tag that pydicom gives one by itself, several as a list."""
+    return [] if value is None else value if isinstance(value, (list, MultiValue)) else [value]
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or tar archive, or was one before it was damaged."""
+    try:
+        return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
+    except _DAMAGE:
+        return True
 
 
 def _on_disk(path: Path) -> DicomFile:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.pixels import iter_pixels
-from pydicom.uid import JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
@@ -31,6 +31,9 @@ _FUNCTIONAL_GROUPS = (
     *("FrameContentSequence", "TemporalPositionSequence", "CardiacSynchronizationSequence"),
     *("CTImageFrameTypeSequence", "CTXRayDetailsSequence", "CTReconstructionSequence"),
 )
+# GDCM, pydicom's first choice, ends the process on some damaged streams.
+_JPEG_FAMILY = (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes, *JPEG2000TransferSyntaxes)
+_SHOWN = 16  # letters of a LO that is a unit
 _JPEG_END = b"\xff\xd9"
 _TISSUE_HU = (-200.0, 3071.0)
 _EXPORT_AGAIN = "export the series again from the scanner or archive"
@@ -92,7 +95,9 @@ def check_rescale(header: Dataset, label: str) -> tuple[float, float]:
     unit = str(header.get("RescaleType") or "HU").strip()
     # Some converters spell the unit out, now and then misspelt as "Houndsfield".
     if unit.upper() != "HU" and not unit.upper().startswith("HOUN"):
-        raise InputError(f"{label}: got RescaleType {unit!r}, expected HU; use the reconstruction in Hounsfield units")
+        raise InputError(
+            f"{label}: got RescaleType {unit[:_SHOWN]!r}, expected HU; use the reconstruction in Hounsfield units"
+        )
     slope = float(numbers(header, "RescaleSlope", count=1, label=label)[0])
     intercept = float(numbers(header, "RescaleIntercept", count=1, label=label)[0])
     if slope == 0.0:
@@ -117,11 +122,11 @@ def frame_headers(header: Dataset, files: DicomFiles) -> list[Dataset]:
     for number, per_frame in enumerate(image.PerFrameFunctionalGroupsSequence):
         frame = Dataset()
         frame.update(header)
-        del frame.NumberOfFrames
         for groups in [*(image.get("SharedFunctionalGroupsSequence") or []), per_frame]:
             for keyword in _FUNCTIONAL_GROUPS:
                 for item in groups.get(keyword) or []:
                     frame.update(item)
+        frame.pop("NumberOfFrames", None)
         frame.filename, frame.source, frame.frame = header.filename, header.source, number
         frame.file_meta = image.file_meta
         frames.append(frame)
@@ -192,7 +197,8 @@ def _decode(files: DicomFiles, file: DicomFile, frames: Sequence[int]) -> Iterat
     with files.open(file) as stream:
         dataset = dcmread(stream)
     _require_jpeg_end(dataset)
-    yield from iter_pixels(dataset, indices=frames)
+    compressed = UID(str(dataset.file_meta.TransferSyntaxUID)) in _JPEG_FAMILY
+    yield from iter_pixels(dataset, indices=frames, decoding_plugin="pylibjpeg" if compressed else "")
 
 
 def _require_jpeg_end(dataset: Dataset) -> None:
@@ -207,8 +213,8 @@ def _require_jpeg_end(dataset: Dataset) -> None:
 
 def _syntax(header: Dataset) -> str:
     """Name of the transfer syntax, for the message about a file that cannot be decoded."""
-    meta = getattr(header, "file_meta", None)
-    return meta.TransferSyntaxUID.name if meta is not None and "TransferSyntaxUID" in meta else "unknown encoding"
+    meta = getattr(header, "file_meta", None) or {}
+    return UID(str(meta.get("TransferSyntaxUID") or "unknown encoding")).name
 
 
 def _padding(dataset: Dataset, stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_] | None:

@@ -6,10 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 import numpy as np
 from pydicom import Dataset, dcmread
+from pydicom.datadict import keyword_for_tag
+from pydicom.sequence import Sequence as Items
 from pydicom.uid import (
     CTImageStorage,
     EnhancedCTImageStorage,
@@ -18,6 +21,7 @@ from pydicom.uid import (
     SegmentationStorage,
 )
 
+from klip_monai.errors import printable
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
 from klip_monai.io.dicom_pixels import PIXEL_TAGS, frame_headers
 
@@ -37,11 +41,15 @@ _HEADER_TAGS = [
     *("ImagePositionPatient", "ImageOrientationPatient", "ContrastBolusAgent", *PHASE_TAGS),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "ModalityLUTSequence"),
 ]
+_INTEGERS = ("Rows", "Columns", *PIXEL_TAGS)
+_DISPENSABLE = ("SeriesDescription", "ContrastBolusAgent", *PHASE_TAGS)
 _ENHANCED_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 # Objects that come with a CT series and show no cross-section of it.
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _LABEL_MAP_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.7"
 _THREADS = 8
+_CODE = 16  # letters of a CS (PS3.5, 6.2)
+_SHOWN = 80  # letters; UIDs and descriptions have up to 64 (PS3.5, 6.2)
 
 
 @dataclass
@@ -90,7 +98,10 @@ def describe(key: str, headers: Sequence[Dataset]) -> str:
     """One volume in a message."""
     first, n_slices = headers[0], sum(map(n_frames, headers))
     modality, description = text(first, "Modality"), text(first, "SeriesDescription")
-    return f"{key or 'no UID'} ({modality or 'no modality'}, {description or 'no description'}, {n_slices} slices)"
+    return (
+        f"{key[:_SHOWN] or 'no UID'} ({modality[:_SHOWN] or 'no modality'}, "
+        f"{description[:_SHOWN] or 'no description'}, {n_slices} slices)"
+    )
 
 
 def phase_tag(headers: Sequence[Dataset]) -> str:
@@ -112,10 +123,9 @@ def is_enhanced(header: Dataset) -> bool:
 
 def text(header: Header, keyword: str) -> str:
     """Value of a tag on one line, without control characters that would act on a terminal."""
-    value = str(header.get(keyword) or "")
-    if not value.isprintable():
-        value = "".join(letter if letter.isprintable() else " " for letter in value)
-    return " ".join(value.split())
+    value = header.get(keyword)
+    # To print nested items would take minutes, and tell what they hold.
+    return "" if isinstance(value, Items) else " ".join(printable(str(value or "")).split())
 
 
 def n_frames(header: Header) -> int:
@@ -147,7 +157,7 @@ def what_it_is(header: Header) -> str:
         return "segmentation"
     if n_pixels:
         return "image"
-    return "damaged" if modality in ("CT", "") else f"{modality} object without image"
+    return "damaged" if modality in ("CT", "") else f"{modality[:_CODE]} object without image"
 
 
 def _read_all(files: DicomFiles) -> Iterable[tuple[DicomFile, tuple[str, list[Dataset]]]]:
@@ -171,9 +181,25 @@ def _read(files: DicomFiles, file: DicomFile) -> tuple[str, list[Dataset]]:
         what = what_it_is(header)
         if what != "image":
             return what, []
-        return what, frame_headers(header, files) if is_enhanced(header) else [header]
+        headers: list[Dataset] = frame_headers(header, files) if is_enhanced(header) else [header]
+        return (what, headers) if all(map(_is_sound, headers)) else ("damaged", [])
     except Exception:  # pydicom raises many types on damaged files; the file is reported by name
         return "damaged", []
+
+
+def _is_sound(header: Dataset) -> bool:
+    """Whether all tags hold what they should; tags that no volume needs are dropped if they do not.
+
+    pydicom looks at a value only when it is asked for: here, so that nobody later has to expect anything.
+    """
+    for tag in list(header.keys()):
+        try:
+            header[tag]
+        except Exception:  # pydicom raises many types
+            if keyword_for_tag(tag) not in _DISPENSABLE:
+                return False
+            del header[tag]
+    return all(isinstance(header.get(keyword), int | NoneType) for keyword in _INTEGERS)
 
 
 def _phases(headers: list[Dataset]) -> list[list[Dataset]]:

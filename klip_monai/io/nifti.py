@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.nifti1 import unit_codes
 
 from klip_monai.errors import InputError
+from klip_monai.io.claims import check_claim
 
 _FORM_TOLERANCE_MM = 0.1
 # A qform keeps three float32 numbers of a quaternion; near half a turn the fourth is known to some 4e-4 only.
@@ -40,12 +43,16 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
             f"{path}: got shape {shape} of {image.get_data_dtype()}, expected one grey volume (X, Y, Z); "
             "extract one volume first"
         )
-    unit = image.header.get_xyzt_units()[0]
+    unit = unit_codes.label[code] if (code := int(image.header["xyzt_units"]) % 8) in unit_codes else f"unit {code}"
     if unit not in ("mm", "unknown"):
         raise InputError(f"{path}: got lengths in {unit!r}, expected mm; rewrite the header in mm")
-    affine = _affine(image, path)
+    claimed = math.prod(map(int, shape)) * image.get_data_dtype().itemsize
+    check_claim(claimed, path.stat().st_size, str(path), packed=path.suffix.lower() == ".gz")
+    with np.errstate(all="ignore"):  # what is not finite is refused later, with its own reason
+        affine = _affine(image, path)
     try:
-        values = image.get_fdata(dtype=np.float32, caching="unchanged")
+        with np.errstate(all="ignore"):
+            values = image.get_fdata(dtype=np.float32, caching="unchanged")
     except Exception as error:
         raise _damaged(path) from error
     return values.reshape(shape[:3]), affine

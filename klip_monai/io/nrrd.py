@@ -10,6 +10,7 @@ import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_geometry import LPS_TO_RAS
+from klip_monai.io.image_header import check_meta_image, check_nrrd
 
 _HEADER_BYTES = 65536
 _META_IMAGE_GEOMETRY = (b"TransformMatrix", b"ElementSpacing", b"Offset")
@@ -28,6 +29,7 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     Raises:
         InputError: damaged file, other than three axes or one value a voxel, or a header without the place in space.
     """
+    (check_meta_image if path.suffix.lower() in (".mha", ".mhd") else check_nrrd)(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     warned = sitk.ProcessObject.GetGlobalWarningDisplay()

@@ -33,6 +33,7 @@ _WINDOW_LIMIT = 32768.0
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIZE = 3
+_SHOWN = 120  # letters of a UID in a message
 _MAX_TILT_COSINE = 0.574  # 35 degrees
 _REPAIRS = ("gaps",)
 _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
@@ -100,7 +101,7 @@ def read_volume(
         series = _read_dicom(path, series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
         names = series.files
-    label = f"series {uid}" if uid and isinstance(path, Path) else str(path)
+    label = f"series {uid[:_SHOWN]}" if uid and isinstance(path, Path) else str(path)
     if hu_window is not None:
         values, repairs = _from_window(values, hu_window, file_format, label)
     _check_grid(values.shape, affine, label)
@@ -151,18 +152,12 @@ def _read_dicom(
     path: Path | ListedFiles, series_uid: str | None, *, fill_gaps: bool, progress: Callable[[int, int], None] | None
 ) -> CTSeries:
     """Read a series from a folder, an archive or a list, or from a single file if that is a whole volume."""
-    import tarfile
-    import zipfile
-
     from pydicom.misc import is_dicom
 
     from klip_monai.io.dicom import read_ct_series
+    from klip_monai.io.dicom_files import is_archive
 
-    if (
-        isinstance(path, Path)
-        and path.is_file()
-        and not (is_dicom(path) or zipfile.is_zipfile(path) or tarfile.is_tarfile(path))
-    ):
+    if isinstance(path, Path) and path.is_file() and not (is_dicom(path) or is_archive(path)):
         raise InputError(f"path: got file {str(path)!r} of no known format, expected {_EXPECTED}; convert it first")
     return read_ct_series(path, series_uid=series_uid, fill_gaps=fill_gaps, progress=progress)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ _OPTIONAL = (
     "kind", "dataset", "views", "detectors", "offset_mm", "image_shape", "pixel_mm", "hu_window", "mu_water",
     "mu_window", "photons",
 )  # fmt: skip
+_LARGEST = sys.float_info.max
 _HIGHEST = 30.0  # exp(-30) of the photons is nothing: values above it are no line integrals
 _LOWEST = -1.0  # more than twice as much light as without an object
 
@@ -169,8 +172,11 @@ def _read_geometry(geometry: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(geometry, Mapping):
         try:
             geometry = json.loads(Path(geometry).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"geometry: {geometry} cannot be read as JSON ({error}); fix it") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"geometry: got {geometry}, which cannot be read as JSON ({error}), expected an object of "
+                "fields; fix it"
+            ) from error
         if not isinstance(geometry, Mapping):
             raise InputError(f"geometry: got a {type(geometry).__name__}, expected an object of fields such as angles")
     known = {*_OPTIONAL, *_NEEDED["fan"]}
@@ -210,8 +216,8 @@ def _helsinki(arrays: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _pick(arrays: Mapping[str, npt.NDArray[Any]], name: str | None, path: Path) -> npt.NDArray[Any]:
     """The sinogram among the arrays of a file: the named one, the one called so, or the only picture."""
-    if name is not None and name not in arrays:
-        raise InputError(f"dataset: got {name!r}, expected one of {', '.join(sorted(arrays))} in {path.name}")
+    if name is not None and not (isinstance(name, str) and name in arrays):
+        raise InputError(f"dataset: got {shown(name)}, expected one of {', '.join(sorted(arrays))} in {path.name}")
     pictures = [key for key, value in arrays.items() if value.ndim == 2 and min(value.shape) > 1]
     called = [key for key in pictures if key.rsplit("/", 1)[-1].lower() == "sinogram"]
     chosen = [name] if name is not None else called or pictures
@@ -231,8 +237,8 @@ def _pick(arrays: Mapping[str, npt.NDArray[Any]], name: str | None, path: Path) 
 def _acquisition(fields: dict[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
     """Arguments of a geometry, taken out of the fields, for data of this shape."""
     kind = fields.pop("kind", "parallel")
-    if kind not in _NEEDED:
-        raise InputError(f"kind: got {kind!r}, expected one of {', '.join(_NEEDED)}")
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        raise InputError(f"kind: got {shown(kind)}, expected one of {', '.join(_NEEDED)}")
     missing = [name for name in _NEEDED[kind] if name not in fields]
     if missing:
         raise InputError(
@@ -246,19 +252,21 @@ def _acquisition(fields: dict[str, Any], shape: tuple[int, ...]) -> dict[str, An
         if set(angles) != {"start", "step"}:
             raise InputError(f"angles: got fields {sorted(angles)}, expected start and step, or a list")
         start, step = (_numbers(f"angles.{name}", angles[name]) for name in ("start", "step"))
-        angles = [start + i * step for i in range(int(fields.get("views", shape[0])))]
     elif not isinstance(angles, list | tuple):
-        raise InputError(f"angles: got {angles!r}, expected a list of degrees, or start and step")
-    expected = (int(fields.pop("views", len(angles))), int(fields.pop("detectors", shape[1])))
-    if len(angles) != expected[0]:
+        raise InputError(f"angles: got {shown(angles)}, expected a list of degrees, or start and step")
+    given = shape[0] if isinstance(angles, Mapping) else len(angles)
+    expected = (_numbers("views", fields.pop("views", given)), _numbers("detectors", fields.pop("detectors", shape[1])))
+    if not isinstance(angles, Mapping) and len(angles) != expected[0]:
         raise InputError(f"angles: got {len(angles)}, expected one for each of {expected[0]} views")
     if shape != expected:
         advice = "transpose it" if shape == expected[::-1] else "the geometry must be that of the data"
         raise InputError(f"sinogram: got shape {shape}, expected (views, detectors) = {expected}; {advice}")
+    if isinstance(angles, Mapping):
+        angles = [start + i * step for i in range(shape[0])]
     own = {name: _numbers(name, fields.pop(name)) for name in ("source_mm", "detector_mm") if name in fields}
     return own | {
         "view_angles": tuple(float(_numbers(f"angles[{i}]", angle)) for i, angle in enumerate(angles)),
-        "detectors": expected[1],
+        "detectors": shape[1],
         "detector_pitch_mm": _numbers("pitch_mm", fields.pop("pitch_mm")),
         "detector_offset_mm": _numbers("offset_mm", fields.pop("offset_mm", 0.0)),
     }
@@ -268,12 +276,12 @@ def _numbers(name: str, value: Any) -> Any:
     """A finite number above 0 where it can only be that, or a pair of them for windows and shapes."""
     if name.endswith(("_window", "_shape")):
         if not isinstance(value, list | tuple) or len(value) != 2:
-            raise InputError(f"{name}: got {value!r}, expected a list of two numbers")
+            raise InputError(f"{name}: got {shown(value)}, expected a list of two numbers")
         return tuple(_numbers(f"{name}[{i}]", part) for i, part in enumerate(value))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-        raise InputError(f"{name}: got {value!r}, expected a finite number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        raise InputError(f"{name}: got {shown(value)}, expected a finite number")
     if name in ("pixel_mm", "photons", "mu_water", "field_mm") and value <= 0:
-        raise InputError(f"{name}: got {value!r}, expected a number above 0")
+        raise InputError(f"{name}: got {shown(value)}, expected a number above 0")
     return value
 
 

@@ -170,7 +170,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         (tmp_path / f"noise{suffix}").write_bytes(b"no such thing" * 30)
     (tmp_path / "cut.mat").write_bytes(write(tmp_path / "whole.mat", VALUES).read_bytes()[:-50])
     for name in ("pickled.npy", "noise.npy", "noise.npz", "noise.mat", "noise.h5", "cut.mat"):
-        with pytest.raises(InputError, match=f"sinogram: {name} cannot be read"):
+        with pytest.raises(InputError, match=f"sinogram: got {name}, which cannot be read"):
             read_sinogram(tmp_path / name, PARALLEL)
     with pytest.raises(InputError, match="which is no file"):
         read_sinogram(tmp_path / "none.npy", PARALLEL)

@@ -1,0 +1,159 @@
+"""Hold the header of a NRRD or MetaImage file against its data, before ITK believes it: ITK crashes on some.
+
+Formats: NRRD 5 (Kindlmann, teem.sourceforge.net/nrrd/format.html) and MetaImage (ITK documentation, MetaIO).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from klip_monai.errors import InputError
+from klip_monai.io.claims import check_claim
+
+_HEADER_BYTES = 2**20
+_FIELD_BYTES = 500  # ITK copies fields that it cannot read into buffers of fixed size
+_MAX_AXES = 10
+_FARTHEST_MM = 1e6
+_NRRD_PLACES = ("spacings", "spacedirections", "spaceorigin", "measurementframe", "axismins", "axismaxs", "thicknesses")
+_META_PLACES = (
+    *("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"),
+    *("CenterOfRotation", "ElementSpacing", "ElementSize"),
+)
+_NRRD_BYTES = {
+    **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
+    **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
+    **dict.fromkeys(("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"), 2),
+    **dict.fromkeys(
+        ("int", "signed int", "int32", "int32_t", "uint", "unsigned int", "uint32", "uint32_t", "float"), 4
+    ),
+    **dict.fromkeys(("longlong", "long long", "long long int", "signed long long", "signed long long int"), 8),
+    **dict.fromkeys(("int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int"), 8),
+    **dict.fromkeys(("uint64", "uint64_t", "double"), 8),
+}
+_META_BYTES = {
+    **dict.fromkeys(("MET_CHAR", "MET_UCHAR"), 1),
+    **dict.fromkeys(("MET_SHORT", "MET_USHORT"), 2),
+    **dict.fromkeys(("MET_INT", "MET_UINT", "MET_FLOAT"), 4),
+    **dict.fromkeys(("MET_LONG", "MET_ULONG"), 4),  # 4 or 8, as the machine that wrote them has it
+    **dict.fromkeys(("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"), 8),
+}
+
+
+def check_nrrd(path: Path) -> None:
+    """Check dimension, sizes, type and data file of a NRRD header.
+
+    Args:
+        path: `.nrrd` or `.nhdr`.
+
+    Raises:
+        InputError: one of them is missing or makes no sense, or there is less data than they say.
+    """
+    header = _header(path, rb"\r?\n\r?\n")
+    if not header.startswith("NRRD000"):
+        raise InputError(f"{path}: got a file that does not begin like NRRD, expected NRRD000; save it again")
+    fields: dict[str, str] = {}
+    for line in header.splitlines()[1:]:
+        # "key:=value" is a remark, "#" begins a comment.
+        if ":=" not in line and not line.startswith("#"):
+            name, _, value = _plain(line, path).partition(":")
+            fields[name.strip().lower().replace(" ", "")] = value.strip()
+    _check_places(path, [fields.get(name, "") for name in _NRRD_PLACES])
+    _check_data(
+        path,
+        axes=fields.get("dimension", ""),
+        sizes=fields.get("sizes", ""),
+        value_bytes=_NRRD_BYTES.get(fields.get("type", "").lower(), 0),
+        packed=fields.get("encoding", "").lower() not in ("raw", "txt", "text", "ascii", "hex"),
+        data_file=fields.get("datafile"),
+    )
+
+
+def check_meta_image(path: Path) -> None:
+    """Check dimension, sizes, type and data file of a MetaImage header.
+
+    Args:
+        path: `.mha` or `.mhd`.
+
+    Raises:
+        InputError: one of them is missing or makes no sense, or there is less data than they say.
+    """
+    fields: dict[str, str] = {}
+    for line in _header(path, rb"ElementDataFile[^\n]*\n").splitlines():
+        name, _, value = _plain(line, path).partition("=")
+        fields[name.strip()] = value.strip()
+    _check_places(path, [fields.get(name, "") for name in _META_PLACES])
+    data_file = fields.get("ElementDataFile", "")
+    _check_data(
+        path,
+        axes=fields.get("NDims", ""),
+        sizes=fields.get("DimSize", ""),
+        value_bytes=_META_BYTES.get(fields.get("ElementType", ""), 0) * _count(fields, "ElementNumberOfChannels"),
+        packed=fields.get("CompressedData", "").lower() in ("true", "1"),
+        data_file=None if data_file.upper() == "LOCAL" else data_file,
+    )
+
+
+def _header(path: Path, end: bytes) -> str:
+    """The lines before the data."""
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+    found = re.search(end, start)
+    try:
+        return start[: found.end() if found else None].decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: got a header that is no text, expected lines of text; save it again") from error
+
+
+def _plain(line: str, path: Path) -> str:
+    if len(line) > _FIELD_BYTES or not line.replace("\t", " ").isprintable():
+        raise InputError(
+            f"{path}: got a header line of {len(line)} characters or of no text, expected text of at most "
+            f"{_FIELD_BYTES}; save it again"
+        )
+    return line
+
+
+def _check_places(path: Path, values: Iterable[str]) -> None:
+    """Refuse numbers of mm that ITK cannot compute with: it hangs on some."""
+    for word in re.findall(r"[^\s(),]+", " ".join(values)):
+        try:
+            usable = word == "none" or abs(float(word)) <= _FARTHEST_MM
+        except ValueError:
+            usable = False
+        if not usable:
+            raise InputError(
+                f"{path}: got {word[:40]!r} in the place in space, expected numbers up to {_FARTHEST_MM:g}; save it "
+                "again"
+            )
+
+
+def _count(fields: Mapping[str, str], name: str) -> int:
+    value = fields.get(name, "1")
+    return int(value) if re.fullmatch("[0-9]{1,3}", value) else 0
+
+
+def _check_data(path: Path, *, axes: str, sizes: str, value_bytes: int, packed: bool, data_file: str | None) -> None:
+    """Refuse headers without a size, and data that cannot be as large as they say."""
+    numbers = [int(size) for size in sizes.split() if re.fullmatch("[0-9]{1,10}", size)]
+    if not value_bytes or axes != str(len(numbers)) or not 0 < len(numbers) <= _MAX_AXES or not all(numbers):
+        raise InputError(
+            f"{path}: got a header of {axes[:20] or 'no'} axes with sizes {sizes[:80] or 'missing'}, expected a size "
+            "above 0 for each axis, and a known type of numbers; save it again"
+        )
+    check_claim(math.prod(numbers) * value_bytes, _bytes_of_data(path, data_file), str(path), packed=packed)
+
+
+def _bytes_of_data(path: Path, data_file: str | None) -> int:
+    """Size of the file that holds the data; of all files beside it where the header has a list or a pattern."""
+    if data_file is None:
+        return path.stat().st_size
+    held = os.path.join(path.parent, data_file)  # os.path takes names of any length
+    if os.path.exists(held) and not os.path.isfile(held):
+        raise InputError(f"{path}: got {data_file!r} as data file, expected a file; save it again")
+    if os.path.isfile(held):
+        return os.path.getsize(held)
+    return sum(file.stat().st_size for file in path.parent.iterdir() if file.is_file())

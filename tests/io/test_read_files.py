@@ -239,3 +239,20 @@ def test_window_is_refused_where_the_values_are_no_picture(tmp_path: Path) -> No
     assert "leave it out if they are HU already" in refusal(tmp_path / "hu.nii.gz", hu_window=(-160, 240))
     write_series(tmp_path / "dicom", sample_hu())
     assert "leave it out" in refusal(tmp_path / "dicom", hu_window=(-160, 240))
+
+
+def test_a_qform_near_half_a_turn_may_be_as_far_off_as_float32_quaternions_are(tmp_path: Path) -> None:
+    draw = np.random.default_rng(106)
+    turn = Rotation.from_euler("zxy", (180, *draw.uniform(-2, 2, 2)), degrees=True).as_matrix()
+    affine = np.eye(4)
+    affine[:3, :3] = turn * [2.25, 2.25, 30.0]
+    affine[:3, 3] = draw.uniform(-300, 300, 3)
+    image = nib.Nifti1Image(np.full((160, 160, 10), -1000, np.int16), affine)
+    np.asarray(image.dataobj)[60:100, 60:100] = 40
+    image.set_sform(affine, 1)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "turned.nii")
+    written = nib.load(tmp_path / "turned.nii")
+    far = np.array([159, 159, 9, 1])
+    assert np.linalg.norm((written.get_qform() - written.get_sform()) @ far) > 0.1
+    np.testing.assert_allclose(read_volume(tmp_path / "turned.nii").affine, affine, atol=1e-4)

@@ -193,5 +193,5 @@ def test_a_refused_output_leaves_the_earlier_run(case: Case, written: Path) -> N
 
 def test_every_output_has_files_of_its_own() -> None:
     assert len(case_files("n")) == len(set(case_files("n"))) == sum(len(o.files) for o in OUTPUTS.values()) + 2
-    with pytest.raises(InputError, match=r"outputs: got scene3, expected some of nifti, seg-nrrd, report"):
+    with pytest.raises(InputError, match=r"outputs: got scene3, expected some of nifti, seg-nrrd, scene, report"):
         file_names("n", ("scene3",))

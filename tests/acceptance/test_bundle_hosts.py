@@ -14,6 +14,8 @@ import torch
 from monai.bundle import ConfigParser
 from safetensors.torch import load_file
 
+from klip_monai.io import read_volume
+from klip_monai.io.names import case_name
 from klip_monai.scoring import IDReference, settings_key
 
 pytestmark = pytest.mark.acceptance
@@ -29,6 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parser = ConfigParser()
     parser.read_config([root / "configs" / name for name in ("inference.json", "small_inference.json")])
     parser["inferer#sampler_levels"] = 4
+    parser["overwrite"] = True  # hosts score a scan again when asked again
     ConfigParser.export_config_file(parser.config, str(root / "configs" / "inference.json"), fmt="json")
     # Thresholds of other settings mean nothing, but where overlays lie does not depend on them.
     parser["bundle_root"] = str(root)
@@ -49,10 +52,11 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(labels: Any, scan: Path, written: Path) -> None:
     """Labels (X, Y, Z) lie on the scan's grid and are those of the case that the bundle wrote."""
-    case = nib.load(written / "scan_labels.nii.gz")
+    name = case_name(read_volume(scan))
+    case = nib.load(written / f"{name}_labels.nii.gz")
     np.testing.assert_allclose(case.affine, nib.load(scan).affine, atol=1e-4)
     np.testing.assert_array_equal(np.asarray(labels), np.asarray(case.dataobj))
-    assert (written / "scan_summary.json").is_file()
+    assert (written / f"{name}_summary.json").is_file()
 
 
 def test_the_calls_of_a_host_give_labels_on_the_grid_of_the_scan(bundle: Path, scan: Path) -> None:

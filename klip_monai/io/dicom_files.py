@@ -28,7 +28,8 @@ _FILE_BYTES = 4 * 2**30
 _MAX_MEMBERS = 1_000_000
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 # A zip of a version or method that Python does not know is not implemented.
-_DAMAGE = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, lzma.LZMAError, zlib.error)
+_BROKEN = (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, NotImplementedError, lzma.LZMAError, zlib.error)
+_DAMAGE = (*_BROKEN, MemoryError)  # the header of an LZMA stream may ask for any amount of memory
 
 
 @dataclass(frozen=True)

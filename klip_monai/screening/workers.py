@@ -143,7 +143,7 @@ def local_cluster(processes: int) -> Iterator[DaskWorkers]:
         InputError: Dask is not installed.
     """
     dask, distributed = _dask()
-    cores = len(os.sched_getaffinity(0))
+    cores = torch.get_num_threads()  # which OMP_NUM_THREADS bounds; sums are rounded the same by as many threads
     settings = {
         **_SCHEDULER,
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": max(1, cores // processes),

@@ -16,6 +16,7 @@ from pydicom.fileset import FileSet
 from typer.testing import CliRunner
 
 from klip_monai.cli import app
+from klip_monai.cli.options import out
 from klip_monai.errors import InputError
 from klip_monai.io import index_series, list_series, read_volume
 
@@ -139,13 +140,14 @@ def test_links_and_encrypted_or_damaged_members_are_never_followed(tmp_path: Pat
     assert "damaged" in refusal(tmp_path / "cut.tar.gz")
 
 
-def test_command_prints_a_table_and_json_without_names(study: Path, tmp_path: Path) -> None:
+def test_command_prints_a_table_and_json_without_names(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 250)
     broken = pydicom.dcmread(study / "deep" / "ct" / "I0")
     broken.PixelSpacing = [0.8, 0.9]
     broken.save_as(study / "deep" / "ct" / "I0")
-    result = CliRunner().invoke(
-        app, ["inspect", str(study), "--json", str(tmp_path / "i.json")], env={"COLUMNS": "250"}
-    )
+    result = CliRunner().invoke(app, ["inspect", str(study), "--json", str(tmp_path / "i.json")])
     assert result.exit_code == 0, result.output
     assert "mixed PixelSpacing" in result.output
     assert "passed over: 1 x localizer, 1 x not DICOM" in result.output

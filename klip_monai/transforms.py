@@ -18,7 +18,7 @@ from klip_monai.case import Case, save_case
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import check_free, check_writable
 from klip_monai.io.names import case_name
-from klip_monai.io.read import read_volume
+from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.outputs import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import IDReference, threshold_heatmap
@@ -30,13 +30,16 @@ Data = dict[Hashable, Any]
 class LoadSeriesd(MapTransform):
     """Read each key's path (a DICOM folder or archive, NIfTI, NRRD or MetaImage file) as a volume.
 
+    Hosts that read scans themselves may hand over a volume in memory instead, which is checked as a file is, see
+    :func:`klip_monai.io.read.volume_in_memory`.
+
     Unlike ``LoadImaged`` it never mixes series and refuses what it cannot place exactly, see
     :func:`klip_monai.io.read.read_volume`. Output: MetaTensor float32 HU (1, X, Y, Z); its meta gains ``read_seconds``
     and ``read_at`` (performance counter, s), and what is unknown becomes "" in it, as MONAI cannot batch None. Its
     ``name``, after which files are named, is a pseudonym, see :func:`klip_monai.io.names.case_name`.
 
     Args:
-        keys: keys of paths.
+        keys: keys of paths, or of volumes in memory.
         series_uid: which series to read where a folder holds several.
         repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
         hu_window: (low, high) HU that an 8-bit picture shows, see there.
@@ -65,13 +68,18 @@ class LoadSeriesd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             start = time.perf_counter()
-            d[key] = read_volume(d[key], **self.options)
+            in_memory = isinstance(d[key], (torch.Tensor, np.ndarray))
+            d[key] = self._take(d[key]) if in_memory else read_volume(d[key], **self.options)
             d[key].meta.update({name: "" for name, value in d[key].meta.items() if value is None})
-            if not self.keep_names:
+            if not (self.keep_names or in_memory):
                 d[key].meta["name"] = case_name(d[key])
             d[key].meta["read_seconds"] = time.perf_counter() - start
             d[key].meta["read_at"] = time.perf_counter()
         return d
+
+    def _take(self, volume: torch.Tensor | np.ndarray) -> MetaTensor:
+        """A volume of a host program; there are no slices left to repair."""
+        return volume_in_memory(volume, series_uid=self.options["series_uid"], hu_window=self.options["hu_window"])
 
 
 class CheckOutputd(MapTransform):

@@ -208,3 +208,51 @@ def test_case_of_a_tilted_scan_is_shown_straight_and_says_so(reference, tmp_path
     assert image.GetSize() == (32, 36, 6)
     assert int((sitk.GetArrayFromImage(image) == 2).sum()) == int((labels == 2).sum())
     assert summary["volume_ml"]["Strongly suspicious"] == pytest.approx(4 * 3 * 3 * 20 / 1000)
+
+
+def in_memory(path, *, channel: bool = True) -> MetaTensor:
+    """The scan as a host hands it over: integers, its affine, and whatever it found in the headers."""
+    image = nib.load(path)
+    values = torch.from_numpy(np.asarray(image.dataobj).astype(np.int16))
+    meta = {"original_affine": image.affine, "space": "RAS", "patient_name": "Somebody"}
+    return MetaTensor(values[None] if channel else values, affine=torch.from_numpy(image.affine), meta=meta)
+
+
+@pytest.mark.parametrize("channel", [False, True])
+def test_a_volume_in_memory_scores_like_its_file(small_ct, inferer, channel):
+    score = Compose([LoadSeriesd("image"), KLIPScored("image", score=KLIPScore(Prior(), inferer, grid=GRID))])
+    from_file, from_memory = score({"image": small_ct}), score({"image": in_memory(small_ct, channel=channel)})
+    torch.testing.assert_close(from_memory["heatmap"].as_tensor(), from_file["heatmap"].as_tensor())
+    torch.testing.assert_close(from_memory["heatmap"].affine, from_file["heatmap"].affine)
+    meta = from_memory["image"].meta
+    assert meta["name"] == from_file["image"].meta["name"]  # the fingerprint: one scan, one name
+    assert (meta["format"], meta["series_uid"]) == ("memory", "")
+    assert set(meta) == set(from_file["image"].meta)  # nothing of the host's headers goes on
+
+
+def test_a_volume_in_memory_of_unknown_place_is_refused(small_ct):
+    volume = in_memory(small_ct)
+    load = LoadSeriesd("image")
+    for unplaced in (volume.numpy(), volume.as_tensor(), MetaTensor(volume.as_tensor())):
+        with pytest.raises(InputError, match="affine"):
+            load({"image": unplaced})
+    lost = MetaTensor(volume.as_tensor(), meta={"original_affine": volume.affine.numpy()})
+    with pytest.raises(InputError, match="got no affine"):
+        load({"image": lost})
+    volume.meta["space"] = "LPS"
+    with pytest.raises(InputError, match="to LPS, expected"):
+        load({"image": volume})
+
+
+def test_a_volume_in_memory_passes_the_checks_of_a_file(small_ct):
+    volume = in_memory(small_ct)
+    with pytest.raises(InputError, match="not HU"):
+        LoadSeriesd("image")({"image": (volume + 1024) / 3000.0})
+    with pytest.raises(InputError, match="NaN"):
+        LoadSeriesd("image")({"image": volume.float() * float("nan")})
+    with pytest.raises(InputError, match="at least 3 voxels"):
+        LoadSeriesd("image")({"image": volume[..., :2]})
+    with pytest.raises(InputError, match=r"expected \(X, Y, Z\)"):
+        LoadSeriesd("image")({"image": torch.cat([volume, volume])})
+    with pytest.raises(InputError, match="series_uid"):
+        LoadSeriesd("image", series_uid="1.2.3")({"image": volume})

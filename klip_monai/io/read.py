@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_pixels import PADDING_HU
+from klip_monai.io.names import fingerprint
 from klip_monai.io.source_grid import MAX_AXIS_COSINE, axis_cosines
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ _WINDOW_LIMIT = 32768.0
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIZE = 3
+_WITH_CHANNEL = 4  # axes
 _SHOWN = 120  # letters of a UID in a message
 _MAX_TILT_COSINE = 0.574  # 35 degrees
 _REPAIRS = ("gaps",)
@@ -102,24 +104,52 @@ def read_volume(
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
         names = series.files
     label = f"series {uid[:_SHOWN]}" if uid and isinstance(path, Path) else str(path)
-    if hu_window is not None:
-        values, repairs = _from_window(values, hu_window, file_format, label)
-    _check_grid(values.shape, affine, label)
-    _check_hu(values, label)
-    meta = {
-        "filename_or_obj": str(path),
-        "format": file_format,
-        "name": safe_name(path if isinstance(path, Path) else path.name),
-        "series_uid": uid or None,
-        "modality": "CT" if file_format == "dicom" else None,
-        "repairs": "; ".join(repairs),
-        "files": FILE_SEPARATOR.join(names),
-        MetaKeys.SPACE.value: SpaceKeys.RAS.value,
-        MetaKeys.ORIGINAL_AFFINE.value: affine.copy(),
-        MetaKeys.SPATIAL_SHAPE.value: np.array(values.shape),
-        MetaKeys.ORIGINAL_CHANNEL_DIM.value: 0,
-    }
-    return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(affine), meta=meta)
+    return _volume(
+        values,
+        affine,
+        label,
+        hu_window=hu_window,
+        repairs=repairs,
+        filename_or_obj=str(path),
+        format=file_format,
+        name=safe_name(path if isinstance(path, Path) else path.name),
+        series_uid=uid or None,
+        files=FILE_SEPARATOR.join(names),
+    )
+
+
+def volume_in_memory(
+    volume: torch.Tensor | npt.NDArray[Any], *, series_uid: str | None = None, hu_window: Sequence[float] | None = None
+) -> MetaTensor:
+    """Take a CT scan that a host program has read already, checked as one from a file.
+
+    What the host did to the pixels cannot be checked: missing slices, mixed series and a scale that was left out are
+    found only where this package reads the files itself.
+
+    Args:
+        volume: MetaTensor of HU, (1, X, Y, Z) or (X, Y, Z), of any number type, with its voxel-to-RAS affine in mm.
+        series_uid: None, as there is nothing to choose from.
+        hu_window: as for :func:`read_volume`.
+
+    Returns:
+        As :func:`read_volume`; "format" and "filename_or_obj" are "memory", "name" is the scan's fingerprint.
+
+    Raises:
+        InputError: no affine, or not to RAS, more than one channel, an impossible grid, or values that are not HU.
+    """
+    label = "volume in memory"
+    if series_uid is not None:
+        raise InputError(f"series_uid: got {series_uid!r} with a {label}, expected it with DICOM files; leave it out")
+    affine = _affine_in_memory(volume, label)
+    array = torch.as_tensor(volume).as_subclass(torch.Tensor).detach().cpu().numpy()
+    if array.ndim == _WITH_CHANNEL and len(array) == 1:
+        array = array[0]
+    if array.ndim != _WITH_CHANNEL - 1:
+        raise InputError(f"{label}: got shape {array.shape}, expected (X, Y, Z) or (1, X, Y, Z); give one volume of HU")
+    values = array.astype(np.float32)
+    taken = _volume(values, affine, label, hu_window=hu_window, filename_or_obj="memory", format="memory")
+    taken.meta["name"] = fingerprint(taken[0].numpy(), affine)
+    return taken
 
 
 def safe_name(path: str | os.PathLike[str]) -> str:
@@ -135,6 +165,51 @@ def safe_name(path: str | os.PathLike[str]) -> str:
     full = path.resolve() if path.name in ("", "..") else path
     stem = full.name if full.is_dir() else full.name[: len(full.name) - len(_suffix(full))]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "volume"
+
+
+def _volume(
+    values: npt.NDArray[np.float32],
+    affine: npt.NDArray[np.float64],
+    label: str,
+    *,
+    hu_window: Sequence[float] | None,
+    repairs: tuple[str, ...] = (),
+    series_uid: str | None = None,
+    files: str = "",
+    **meta: str,
+) -> MetaTensor:
+    """Check values (X, Y, Z) and their affine, and put them with what is known about them."""
+    if hu_window is not None:
+        values, repairs = _from_window(values, hu_window, meta["format"], label)
+    _check_grid(values.shape, affine, label)
+    _check_hu(values, label)
+    known = meta | {
+        "series_uid": series_uid,
+        "modality": "CT" if meta["format"] == "dicom" else None,
+        "repairs": "; ".join(repairs),
+        "files": files,
+        MetaKeys.SPACE.value: SpaceKeys.RAS.value,
+        MetaKeys.ORIGINAL_AFFINE.value: affine.copy(),
+        MetaKeys.SPATIAL_SHAPE.value: np.array(values.shape),
+        MetaKeys.ORIGINAL_CHANNEL_DIM.value: 0,
+    }
+    return MetaTensor(torch.from_numpy(values)[None], affine=torch.from_numpy(affine), meta=known)
+
+
+def _affine_in_memory(volume: torch.Tensor | npt.NDArray[Any], label: str) -> npt.NDArray[np.float64]:
+    """Affine of a MetaTensor; the identity that MONAI puts in for an unknown one is none."""
+    way_out = "give a MetaTensor with the scan's affine, or the path of its files"
+    if not isinstance(volume, MetaTensor):
+        raise InputError(f"{label}: got {type(volume).__name__} without an affine, expected a MetaTensor; {way_out}")
+    affine = np.asarray(volume.affine, dtype=np.float64)
+    space = str(volume.meta.get(MetaKeys.SPACE) or SpaceKeys.RAS.value)
+    if affine.shape != (4, 4) or space != SpaceKeys.RAS.value:
+        raise InputError(
+            f"{label}: got an affine of shape {affine.shape} to {space}, expected (4, 4) to RAS mm; {way_out}"
+        )
+    if (affine == np.eye(4)).all() and not np.array_equal(volume.meta.get(MetaKeys.ORIGINAL_AFFINE, ()), np.eye(4)):
+        raise InputError(f"{label}: got no affine (MONAI's identity), expected voxel to RAS mm; {way_out}")
+    return affine
 
 
 def _read_file(path: Path, file_format: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:

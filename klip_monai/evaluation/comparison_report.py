@@ -10,7 +10,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
@@ -18,6 +17,7 @@ from klip_monai.evaluation.comparison import Comparison, DensityCurve, Examples
 from klip_monai.evaluation.report import FIGURES, row_title, study_lines
 from klip_monai.evaluation.slice_study import SliceStudy
 from klip_monai.io.atomic import publish
+from klip_monai.io.pictures import write_png
 from klip_monai.io.summary import write_summary
 
 _CURVES = 10  # more ROC curves in one picture cannot be told apart
@@ -77,7 +77,7 @@ def _slug(kind: str) -> str:
 
 
 def _draw(figure: Figure, path: Path) -> None:
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    write_png(figure, path)
 
 
 def _roc(kind: str, study: SliceStudy) -> Figure:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from klip_monai.io.case_report import CaseReport, Picture
-from klip_monai.io.pictures import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, panel
+from klip_monai.io.pictures import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, panel, write_png
 from klip_monai.io.segments import SEGMENTS
 
 _DPI = 140
@@ -169,7 +168,7 @@ def _png(report: CaseReport, picture: Picture, inches: tuple[float, float], *, s
     figure = Figure(figsize=inches, dpi=_DPI)
     report.draw_picture(panel(figure, (0, 0, 1, 1)), picture, size=size)
     stream = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    write_png(figure, stream)
     data = base64.b64encode(stream.getvalue()).decode()
     width, height = (round(length * _DPI) for length in inches)
     text = escape(f"{picture.plane} slice, {picture.rank}", quote=True)

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
@@ -28,6 +27,7 @@ from klip_monai.io.pictures import (
     draw_slice,
     overlay,
     panel,
+    write_png,
 )
 from klip_monai.io.preview_geometry import Plane, PreviewScan
 from klip_monai.io.segments import SEGMENTS
@@ -89,7 +89,7 @@ def write_preview(
     _draw_views(figure, scan, colours)
     summary = _summary(scan, arrays[2], lines, thresholds)
     _draw_side(figure, colours, thresholds, unit, summary)
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    write_png(figure, path)
     return path
 
 
@@ -153,7 +153,7 @@ def write_sinogram_preview(
     pitch = min(0.031, 0.24 / max(len(wrapped), 1))
     for number, line in enumerate(wrapped):
         figure.text(0.02, 0.315 - number * pitch, line, color=TEXT, fontsize=11, va="center")
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    write_png(figure, path)
     return path
 
 

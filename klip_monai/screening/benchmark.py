@@ -164,7 +164,7 @@ def _placeless(path: Path, values: _Values, affine: NDArray[np.float64]) -> None
 
 
 def _sliver(path: Path, values: _Values, affine: NDArray[np.float64]) -> None:
-    _write(path, values[:, :, :2], affine)
+    _write(path, values[:, :2], affine)
 
 
 def _in_metres(path: Path, values: _Values, affine: NDArray[np.float64]) -> None:

@@ -169,7 +169,8 @@ class ArchiveIndex:
             "WHERE NOT one.split ORDER BY one.name"
         )
         for ident, parent, volume, is_dicom, day, original, *values in rows:
-            found = replace(FoundSeries(*values), date=_date(day), duplicate_of=original or "")
+            found = FoundSeries(*values)
+            found = replace(found, date=_date(day), duplicate_of=original or "", is_dicom=bool(is_dicom))
             reason = filters.reason_to_skip(found)
             files: ListedFiles | Path | None = None
             if not reason:

@@ -24,7 +24,7 @@ class FoundSeries:
         description: SeriesDescription; empty if the files do not say.
         body_part: BodyPartExamined; empty if the files do not say.
         n_files: number of files, each SOP instance once; 0 if a server does not say.
-        n_slices: number of slices; 0 if unknown before reading (NIfTI, NRRD, a single file of a server).
+        n_slices: number of slices, as its headers say; 0 if unknown before reading (a single file of a server).
         rows: rows of a slice; 0 if unknown.
         columns: columns of a slice; 0 if unknown.
         copies: number of further copies of its files in the archive.
@@ -33,6 +33,7 @@ class FoundSeries:
         reason: why it is not to be scored; empty if it is.
         files: what :func:`klip_monai.io.read_volume` reads it from, or where it is to be fetched from; None where there
             is a reason not to. Private.
+        is_dicom: whether it is DICOM; the other formats have no tags to filter by.
     """
 
     name: str
@@ -49,11 +50,7 @@ class FoundSeries:
     duplicate_of: str = ""
     reason: str = ""
     files: ListedFiles | Path | RemoteSeries | None = None
-
-    @property
-    def is_dicom(self) -> bool:
-        """Whether it is DICOM; the other formats have no tags to filter by."""
-        return self.n_slices > 0 or bool(self.modality)
+    is_dicom: bool = True
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles, Membe
 from klip_monai.io.dicom_head import Readable, read_head
 from klip_monai.io.dicom_pixels import quiet_pydicom
 from klip_monai.io.dicom_scan import n_frames, place, text, what_it_is
+from klip_monai.io.volume_head import claimed_slices
 
 IMAGE, VOLUME_FILE, ARCHIVE = "image", "volume file", "archive"
 """What a file is; other words tell why it is passed over."""
@@ -54,7 +55,7 @@ class Facts(NamedTuple):
         what: "image", "volume file", "archive", or why it is passed over.
         key: of its series; empty if it has none.
         instance: 63-bit hash of its SOPInstanceUID.
-        frames: number of frames; 0 if unknown.
+        frames: number of frames, or of slices of a volume file; 0 if unknown.
         position: hash of ImagePositionPatient; None without one.
         series: modality, description, body part, rows, columns and date (YYYYMMDD) as this file has them.
     """
@@ -194,7 +195,7 @@ def _volume_facts(stream: Readable, task: Task) -> Facts:
     # The voxels of these lie in another file.
     place_too = task.path if task.path.lower().endswith(_DETACHED) else ""
     key = _digest(f"{task.size} {place_too}", b"".join(samples))
-    return Facts(VOLUME_FILE, key, _hash63(key))
+    return Facts(VOLUME_FILE, key, _hash63(key), claimed_slices(samples[0]))
 
 
 def _digest(words: str, data: bytes = b"") -> str:

@@ -238,7 +238,7 @@ class Ledger:
         state, found, owner = row
         if state == State.running.value:
             return "elsewhere" if self._lives(owner) else "ours"
-        return "ours" if n_slices > (found or 0) else "done"
+        return "ours" if 0 < (found or 0) < n_slices else "done"
 
     def _lives(self, owner: str | None) -> bool:
         """Whether a process is at work still."""

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib import resources
 from pathlib import Path
@@ -70,7 +71,8 @@ def write_report(
     scored = rows.scored
     scores = [row.score for row in scored if row.score is not None]
     beyond = sum(score > threshold.score for score in scores)
-    pictures = [thumbnail(_preview(cases_dir, row)) for row in scored[:thumbnails]]
+    with ThreadPoolExecutor() as threads:
+        pictures = list(threads.map(lambda row: thumbnail(_preview(cases_dir, row)), scored[:thumbnails]))
     digits = {"score": _decimals(reference.scan_scores[-1]), "p": 3 if len(reference.scan_scores) < 1000 else 4}
     base = Path(os.path.relpath(cases_dir.absolute(), path.absolute().parent)).as_posix()
     links = "./" if base == "." else quote(base) + "/"

@@ -1,16 +1,33 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from screen_runs import BUNDLES, tiny_scan
+import torch
+from screen_runs import BUNDLES, screen, tiny_scan
 
 from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.scoring import settings_key
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """However many processes share the work, each adds up in the same order."""
+    threads, before = torch.get_num_threads(), os.environ.get("OMP_NUM_THREADS")
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    yield
+    torch.set_num_threads(threads)
+    if before is None:
+        del os.environ["OMP_NUM_THREADS"]
+    else:
+        os.environ["OMP_NUM_THREADS"] = before
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +60,12 @@ def archive(tmp_path_factory) -> Path:
     image = tiny_scan(5)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj).clip(0, 255), image.affine), folder / "Smith_5.nii.gz")
     return folder
+
+
+@pytest.fixture(scope="session")
+def screened(archive, quick_bundle, tmp_path_factory) -> Path:
+    """The archive, screened in this process and undisturbed."""
+    output = tmp_path_factory.mktemp("screened")
+    options = ("--json-logs", output / "log.jsonl", "--key-file", output / "key.csv")
+    assert screen(archive, output, quick_bundle, *options).exit_code == 3
+    return output

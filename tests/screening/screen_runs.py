@@ -7,7 +7,9 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from typer.testing import CliRunner
 
+from klip_monai.cli import app
 from klip_monai.phantom import axial_affine, random_anatomy, render
 
 BUNDLES = Path(__file__).resolve().parents[2] / "bundles"
@@ -24,3 +26,8 @@ def tiny_scan(seed: int) -> nib.Nifti1Image:
 def screen_command(archive: Path | str, output: Path, bundle: Path, *options: object) -> list[str]:
     command = [sys.executable, "-m", "klip_monai.cli", "screen", archive, "-o", output, "--bundle", bundle, *options]
     return [str(part) for part in command]
+
+
+def screen(archive: Path, output: Path, bundle: Path, *options: object):
+    """Run the command in this process."""
+    return CliRunner().invoke(app, screen_command(archive, output, bundle, *options)[3:])

@@ -256,7 +256,7 @@ def test_volume_files_are_series_and_copies_count_once(archive: Path, index: Arc
     hu[32, 32, 32] = 1
     nib.save(nib.Nifti1Image(hu, np.eye(4)), archive / "other.nii")
     listed = found(index, archive, filters=SeriesFilter())
-    assert sorted((series.copies, series.n_slices, series.modality) for series in listed) == [(0, 0, ""), (1, 0, "")]
+    assert sorted((series.copies, series.n_slices, series.modality) for series in listed) == [(0, 64, ""), (1, 64, "")]
     assert {series.files for series in listed} == {archive / "a.nii", archive / "other.nii"}
     assert read_volume(listed[0].files).shape == (1, 64, 64, 64)
 

@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
 from pathlib import Path
 
 import nibabel as nib
 import pytest
 import torch
-from screen_runs import screen_command
+from screen_runs import screen
 from typer.testing import CliRunner
 
 from klip_monai.case import file_names
 from klip_monai.cli import app
 from klip_monai.errors import InputError
-from klip_monai.screening import scorer, session
-from klip_monai.screening.discovery import ArchiveIndex
+from klip_monai.screening import scorer
 from klip_monai.screening.entry import Entry, State
-from klip_monai.screening.kill_study import begins, contents, workers_of
+from klip_monai.screening.kill_study import contents
 from klip_monai.screening.ledger import FILE_NAME, Ledger
 from klip_monai.screening.placement import power_of_two, slices_per_batch
 from klip_monai.screening.scorer import Job, Model, case_dir, score_one
-from klip_monai.screening.session import INDEX, Options
-
-
-def screen(archive: Path, output: Path, bundle: Path, *options: object):
-    return CliRunner().invoke(app, screen_command(archive, output, bundle, *options)[3:])
-
-
-@pytest.fixture(scope="module")
-def screened(archive, quick_bundle, tmp_path_factory) -> Path:
-    """The archive, screened in this process and undisturbed."""
-    output = tmp_path_factory.mktemp("screened")
-    options = ("--json-logs", output / "log.jsonl", "--key-file", output / "key.csv")
-    assert screen(archive, output, quick_bundle, *options).exit_code == 3
-    return output
 
 
 def test_each_scan_has_its_case_and_the_bad_one_its_reason(screened):
@@ -101,32 +83,6 @@ def test_tables_are_written_anew_on_request(screened, tmp_path):
     result = CliRunner().invoke(app, ["screen", "--output", str(tmp_path), "--export-only"])
     assert result.exit_code == 0
     assert (tmp_path / "ledger.csv").read_text() == (screened / "ledger.csv").read_text()
-
-
-def test_a_killed_process_and_a_killed_worker_leave_what_an_undisturbed_run_leaves(
-    screened, archive, quick_bundle, tmp_path
-):
-    pytest.importorskip("distributed")
-    process = subprocess.Popen(screen_command(archive, tmp_path, quick_bundle), stdout=subprocess.DEVNULL)
-    if begins(process, tmp_path):
-        process.kill()
-    process.wait(60)
-    killed = []
-
-    def kill_the_worker(kind, *_):
-        """As soon as its first scan is done, so that it has begun others."""
-        if kind == "done" and not killed:
-            killed.extend(workers_of(os.getpid()))
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
-
-    with ArchiveIndex(tmp_path / INDEX) as index:
-        options = Options(workers=1, listeners=[kill_the_worker])
-        tally = session.screen(index.series, tmp_path, Model(quick_bundle), options)
-    assert len(killed) == 1
-    assert tally.counts[State.scored] == 5
-    assert contents(tmp_path) == contents(screened)
-    assert not list(tmp_path.rglob(".klip-staging*"))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.found import FoundSeries
 from klip_monai.screening.ledger import Ledger
+from klip_monai.screening.reasons import group_of_skipped
 from klip_monai.screening.scorer import Job, Model, Outcome, failed
 from klip_monai.screening.tally import Kind, Listener, Tally
 from klip_monai.screening.workers import StuckError, WorkerDiedError, Workers
@@ -109,7 +110,7 @@ class Screening:
             description = found.description if self.with_description else ""
             about: dict[str, Any] = {"n_slices": found.n_slices, "description": description}
             if found.reason:
-                self.ledger.skip(found.name, found.reason, group=skip_group(found.reason), **about)
+                self.ledger.skip(found.name, found.reason, group=group_of_skipped(found.reason), **about)
                 continue
             claim = self.ledger.claim(found.name, **about)
             if claim == "elsewhere":
@@ -190,8 +191,3 @@ class Screening:
         for listener in self.listeners:
             with suppress(OSError):  # a full disk must not end the screening through its log
                 listener(kind, self.tally, entry)
-
-
-def skip_group(reason: str) -> str:
-    """What the reasons for skipping have in common."""
-    return " ".join(reason.split(",")[0].split()[:3]).rstrip("0123456789() ")

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from klip_monai.screening.engine import skip_group
 from klip_monai.screening.entry import State
 from klip_monai.screening.found import FoundSeries
 from klip_monai.screening.ledger import Ledger
+from klip_monai.screening.reasons import group_of_skipped
 
 SLICE_SECONDS = {"cuda": 0.1, "cpu": 2.0}
 """Rough time of a slice with a shipped bundle, s, until a ledger has measured it."""
@@ -55,7 +55,7 @@ def make_plan(series: Iterable[FoundSeries], ledger: Ledger) -> Plan:
         if standing != "ours" and state is not None:
             plan.done[state] += 1
         elif found.reason:
-            plan.skipped[skip_group(found.reason)] += 1
+            plan.skipped[group_of_skipped(found.reason)] += 1
         else:
             plan.series += 1
             plan.slices += found.n_slices

@@ -19,10 +19,22 @@ _GROUPS = (  # first match counts; words of the readers' messages
     (r"grey|frame", "not one grey volume"),
 )
 
+_SKIPPED = (
+    (r"slice\(s\), expected at least", "too few slices"),
+    (r"the same images", "duplicates"),
+    (r"description does not match", "other description"),
+    (r"older than", "older"),
+)
+
 
 def group_of(reason: str) -> str:
     """What a refusal has in common with others: a few words without numbers."""
     return next((group for pattern, group in _GROUPS if re.search(pattern, reason)), "other")
+
+
+def group_of_skipped(reason: str) -> str:
+    """The same for a series that was left out unread: by which filter, and what it had instead."""
+    return next((group for pattern, group in _SKIPPED if re.search(pattern, reason)), reason.split(",")[0])
 
 
 def without_names(message: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from klip_monai.screening.reasons import group_of, without_names
+from klip_monai.screening.reasons import group_of, group_of_skipped, without_names
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,16 @@ def test_decimals_and_shapes_stay():
 )
 def test_reasons_have_groups(reason, group):
     assert group_of(reason) == group
+
+
+@pytest.mark.parametrize(
+    ("reason", "group"),
+    [
+        ("2 slice(s), expected at least 3", "too few slices"),
+        ("modality MR, expected CT", "modality MR"),
+        ("the same images as ct-12345678", "duplicates"),
+        ("older than 2020-01-03", "older"),
+    ],
+)
+def test_what_filters_leave_out_has_groups(reason, group):
+    assert group_of_skipped(reason) == group

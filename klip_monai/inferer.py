@@ -62,6 +62,9 @@ class KLIPInferer(Inferer):
         calibration: how strongly an ID reference is to calibrate the map, 0 (not) to 1 (fully), by what healthy tissue
             of the same local contrast scores (see :class:`klip_monai.scoring.ExpectedDensity`). The inferer's own map
             is not calibrated.
+        sharp: gives the density of all spatial frequencies too, as a second channel. Calibrated heat maps are the
+            larger of both, so that bright things with sharp edges, which low-pass and calibration play down, stand out
+            as well. It costs no pass.
         twins: look-alikes that the prior makes of each slice; the density is then given in multiples of theirs (see
             :func:`klip_monai.scoring.over_twins`). 0 gives the density itself. Each one costs a run of its own.
         twin_sigma: noise level from which the prior makes a twin: the lower, the more it keeps of the slice.
@@ -98,6 +101,7 @@ class KLIPInferer(Inferer):
         lowpass_px: float = 1.0,
         smoothing_px: float = 1.5,
         calibration: float = 1.0,
+        sharp: bool = False,
         twins: int = 0,
         twin_sigma: float = 1.0,
         twin_smoothing_px: float = 1.5,
@@ -131,9 +135,12 @@ class KLIPInferer(Inferer):
             raise ValueError(
                 f"twins, twin_sigma: got {twins} and {twin_sigma}, expected 0 or more and a level above {sigma_min}"
             )
+        if twins and sharp:
+            raise ValueError(f"sharp: got it with {twins} twins, expected one of the two")
         if not 0 <= calibration <= 1:
             raise ValueError(f"calibration: got {calibration}, expected 0 (none) to 1 (full)")
         self.lowpass_px, self.smoothing_px, self.calibration = lowpass_px, smoothing_px, float(calibration)
+        self.sharp = sharp
         self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
@@ -151,6 +158,7 @@ class KLIPInferer(Inferer):
         names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px", "calibration"]
         names += ["window_levels", "draws"] if self.estimator == "renoised" else []
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
+        names += ["sharp"] if self.sharp else []
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
         if self.data_operator is not None:
             described["data_operator"] = self.data_operator.describe()
@@ -178,8 +186,8 @@ class KLIPInferer(Inferer):
             **kwargs: ignored.
 
         Returns:
-            Smoothed KL density, float32, nats per pixel (with twins: multiples of theirs), same shape as ``inputs``; a
-            MetaTensor stays one.
+            Smoothed KL density, float32, nats per pixel (with twins: multiples of theirs), same shape as ``inputs``, or
+            with two channels if ``sharp``; a MetaTensor stays one.
         """
         plain = inputs.as_subclass(torch.Tensor).float()
         if plain.ndim == 5:
@@ -193,7 +201,7 @@ class KLIPInferer(Inferer):
         return result
 
     def _maps(self, slices: torch.Tensor, network: Denoiser, places: Sequence[int]) -> torch.Tensor:
-        """Smoothed map of (B, 1, H, W), batch by batch."""
+        """Smoothed map of (B, 1, H, W), batch by batch; (B, 2, H, W) if ``sharp``."""
         if len(places) != len(slices):
             raise ValueError(f"places: got {len(places)}, expected one for each of {len(slices)} slices")
         maps = []
@@ -216,7 +224,7 @@ class KLIPInferer(Inferer):
             generator: source of all randomness, with B slices.
 
         Returns:
-            Float32 (B, 1, H, W).
+            Float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``.
         """
         return self.map_measurement(self.measure(images, generator=generator), network, generator=generator)[0]
 
@@ -231,7 +239,7 @@ class KLIPInferer(Inferer):
             generator: source of all randomness, with B slices.
 
         Returns:
-            Float32 (B, 1, H, W); and the posterior samples (B, S, H, W).
+            Float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``; and the posterior samples (B, S, H, W).
         """
         density, x0 = self.density_of_measurement(measurement, network, generator=generator)
         if not self.twins:
@@ -264,7 +272,7 @@ class KLIPInferer(Inferer):
             network: the prior.
 
         Returns:
-            Smoothed map, float32 (B, 1, H, W); and the posterior samples (B, S, H, W).
+            Smoothed map, float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``; and the posterior samples (B, S, H, W).
         """
         generator = SliceGenerator(self.seed, range(len(measurement.y)))
         with torch.inference_mode():
@@ -296,7 +304,7 @@ class KLIPInferer(Inferer):
     def density(
         self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator, tap: Callback | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL density of one batch of slices, float32 (B, 1, H, W); the rest as :meth:`density_of_measurement`."""
+        """KL density of one batch of slices, float32 (B, 1 or 2, H, W); the rest as :meth:`density_of_measurement`."""
         measurement = self.measure(images, generator=generator)
         return self.density_of_measurement(measurement, network, generator=generator, tap=tap)
 
@@ -317,7 +325,8 @@ class KLIPInferer(Inferer):
             tap: additionally receives every step that the estimator uses (slices x samples as the batch).
 
         Returns:
-            Density, float32 (B, 1, H, W), nats per pixel, mean over samples; and the posterior samples (B, S, H, W).
+            Density, float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``, nats per pixel, mean over samples; and the
+            posterior samples (B, S, H, W).
         """
         y, std = measurement.y.repeat_interleave(self.samples, dim=0), measurement.std
         if isinstance(std, torch.Tensor):
@@ -330,10 +339,12 @@ class KLIPInferer(Inferer):
             data_std=self.data_std,
             iterations=self.cg_iterations,
         )
-        accumulator = KLAccumulator(self.window, lowpass_px=self.lowpass_px)
+        lowpass = [self.lowpass_px, *[0.0] * self.sharp]
+        accumulators = [KLAccumulator(self.window, lowpass_px=width) for width in lowpass]
 
         def report(step: Any) -> None:
-            accumulator(step)
+            for accumulator in accumulators:
+                accumulator(step)
             if tap is not None:
                 tap(step)
 
@@ -351,6 +362,7 @@ class KLIPInferer(Inferer):
             levels = log_sigmas(self.window_levels + 1, sigma_max=self.window.high, sigma_min=self.window.low).tolist()
             for _ in range(self.draws):
                 renoise(posterior, x0, sigmas=levels, generator=generator, callback=report)
-        density = accumulator.density(draws=self.draws if renoised else 1)
+        draws = self.draws if renoised else 1
+        density = torch.cat([accumulator.density(draws=draws) for accumulator in accumulators], dim=1)
         shape = (len(measurement.y), self.samples)
         return density.unflatten(0, shape).mean(dim=1), x0.unflatten(0, shape)[:, :, 0]

@@ -13,6 +13,7 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Transform
+from monai.utils import convert_to_dst_type
 
 from klip_monai.case import Case, save_case
 from klip_monai.inferer import KLIPInferer
@@ -149,10 +150,11 @@ class ToPriorGridd(MapTransform, InvertibleTransform):
 
 
 class CalibrateHeatmapd(MapTransform):
-    """Divide heat maps by what healthy tissue of the same local contrast scores (see `ExpectedDensity`).
+    """Divide densities by what healthy tissue of the same local contrast scores (see `ExpectedDensity`).
 
     Args:
-        keys: keys of maps, MetaTensor (1, H, W, Z), nats per pixel; become nats per pixel of average healthy tissue.
+        keys: keys of densities, MetaTensor (1, H, W, Z) or (2, H, W, Z), nats per pixel; become heat maps (1, H, W, Z),
+            nats per pixel of average healthy tissue.
         image_key: key of the standard slices they belong to, (1, H, W, Z) in [-1, 1].
         reference: from healthy scans under the same settings.
     """
@@ -165,7 +167,8 @@ class CalibrateHeatmapd(MapTransform):
         """Calibrate the maps."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = d[key] * _stack(self.reference.expected.gain(_unstack(d[self.image_key]))).to(d[key].device)
+            heatmap = self.reference.expected.heatmap(_unstack(d[key]), _unstack(d[self.image_key]))
+            d[key] = convert_to_dst_type(_stack(heatmap), d[key])[0]
         return d
 
 
@@ -200,7 +203,7 @@ class KLIPScore(Transform):
         inferer: operator, sampler, window and smoothing.
         grid: the prior's slice format.
         reference: ID reference that calibrates the heat map, made with these settings; None leaves the KL density as
-            it is.
+            it is, the one of all spatial frequencies out.
         device: where the network is; what is given and returned may be anywhere, and is returned on the CPU.
     """
 
@@ -238,8 +241,13 @@ class KLIPScore(Transform):
         Returns:
             Float32 (Z, 1, H, W), zero outside of the body.
         """
-        heatmap = self.inferer(images.to(self.device), self.network).cpu() * body.cpu()
-        return heatmap if self.reference is None else heatmap * self.reference.expected.gain(images.cpu())
+        density = self.densities(images)
+        heatmap = density[:, :1] if self.reference is None else self.reference.expected.heatmap(density, images.cpu())
+        return heatmap * body.cpu()
+
+    def densities(self, images: torch.Tensor) -> torch.Tensor:
+        """Standard slices (Z, 1, H, W) to what the inferer makes of them: float32 (Z, 1 or 2, H, W) on the CPU."""
+        return self.inferer(images.to(self.device), self.network).cpu()
 
 
 class KLIPScored(MapTransform):

@@ -222,11 +222,24 @@ def test_no_window_counts_every_level_of_the_sampler():
         ({"sampler_levels": 0, "twins": 1}, "sampler_levels: got 0"),
         ({"batch_size": 0}, "expected at least 1 each"),
         ({"window": (0.1, 0.4)}, "window: got high 0.1 and low 0.4"),
+        ({"twins": 1, "sharp": True}, "sharp: got it with 1 twins"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         inferer(**options)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_sharp_map_has_the_density_of_all_frequencies_second(estimator):
+    images, prior = slices(3), GaussianDenoiser(std=0.5)
+    options = {"estimator": estimator, "samples": 2, "draws": 2, "batch_size": 4}
+    both = inferer(**options, lowpass_px=2.0, sharp=True)
+    maps = both(images, prior)
+    assert maps.shape == (3, 2, *SHAPE)
+    torch.testing.assert_close(maps[:, :1], inferer(**options, lowpass_px=2.0)(images, prior))
+    torch.testing.assert_close(maps[:, 1:], inferer(**options, lowpass_px=0.0)(images, prior))
+    assert both.describe()["sharp"]
 
 
 def test_noise_free_measurements_are_refused():

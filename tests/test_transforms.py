@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -96,8 +98,22 @@ def test_calibration_multiplies_the_map_by_the_gain_of_its_slices(small_ct, infe
     slices = standard_slices(volume, GRID)
     plain = KLIPScore(Prior(), inferer, grid=GRID).on_prior_grid(slices.images, slices.body)
     calibrated = KLIPScore(Prior(), inferer, grid=GRID, reference=reference).on_prior_grid(slices.images, slices.body)
-    torch.testing.assert_close(calibrated, plain * reference.expected.gain(slices.images))
+    torch.testing.assert_close(calibrated, reference.expected.heatmap(plain, slices.images))
     assert not torch.allclose(calibrated, plain)
+
+
+def test_evaluator_and_transform_take_the_larger_of_two_densities(small_ct, inferer, reference):
+    both = replace(reference, expected=replace(reference.expected, sharp=0.5))
+    by_engine = evaluate(small_ct, inferer.changed(sharp=True), [], calibration=both)
+    score = KLIPScore(Prior(), inferer.changed(sharp=True), grid=GRID, reference=both)
+    volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
+    torch.testing.assert_close(by_engine["pred"].as_tensor(), score(volume).as_tensor())
+    slices = standard_slices(volume, GRID)
+    alone = KLIPScore(Prior(), inferer, grid=GRID, reference=reference).on_prior_grid(slices.images, slices.body)
+    every = inferer.changed(lowpass_px=0.0)(slices.images, Prior()) * slices.body
+    larger = torch.maximum(alone, 0.5 * every)
+    torch.testing.assert_close(score.on_prior_grid(slices.images, slices.body), larger)
+    assert float((larger > alone).float().mean()) > 0.001
 
 
 def test_maps_are_zero_outside_of_the_body(small_ct, inferer):

@@ -55,8 +55,8 @@ def tune(
     high, low = best.window
     out.print(
         f"best of {len(settings)}: window {high:.3g} to {low:.3g}, low-pass {best.lowpass_px:g} px, smoothing "
-        f"{best.smoothing_px:g} px, calibration {best.calibration:g} (mean AUROC {best.mean:.3f}); "
-        f"all in {output / 'tuning.md'}",
+        f"{best.smoothing_px:g} px, calibration {best.calibration:g}{', sharp' if best.sharp else ''} "
+        f"(mean AUROC {best.mean:.3f}); all in {output / 'tuning.md'}",
         soft_wrap=True,
     )
 

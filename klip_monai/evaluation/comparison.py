@@ -170,7 +170,7 @@ def _examples(
     )
     last = list(scored.values())[-1]
     assert last.maps is not None
-    maps = smooth(last.maps, sigma_px=last.smoothing_px).split([len(group) for group in groups])
+    maps = smooth(last.maps[:, :1], sigma_px=last.smoothing_px).split([len(group) for group in groups])
     top = float(np.quantile(maps[0][groups[0].body].numpy(), 0.999))
     pick = slice(0, _EXAMPLES)
     return {

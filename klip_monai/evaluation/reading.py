@@ -26,6 +26,7 @@ class Reading:
             density, which is the divergence of the whole slice.
         calibration: also give the map calibrated by what healthy tissue of the same local contrast scores, with this
             strength (see :class:`klip_monai.scoring.ExpectedDensity`); 0 does not.
+        sharp: the calibrated map is the larger of this and the density of all spatial frequencies, see there.
     """
 
     window: tuple[float, float] | None = None
@@ -33,6 +34,7 @@ class Reading:
     smoothing_px: float = 0.0
     statistic: Literal["max", "sum"] = "max"
     calibration: float = 0.0
+    sharp: bool = False
 
 
 def ablation(window: tuple[float, float], *, lowpass_px: float, smoothing_px: float) -> dict[str, Reading]:
@@ -85,9 +87,11 @@ class Readings:
             network: the prior.
 
         Returns:
-            By name, float32 (B, 1, H, W), nats per pixel.
+            By name, float32 (B, 1, H, W), nats per pixel; (B, 2, H, W) with the density of all frequencies second for a
+            reading that is sharp.
         """
-        lowpass = sorted({reading.lowpass_px for reading in self.readings.values()})
+        widths = {name: [reading.lowpass_px, *[0.0] * reading.sharp] for name, reading in self.readings.items()}
+        lowpass = sorted({width for each in widths.values() for width in each})
         visited = self.inferer.window
         inside = [Window(*reading.window) for reading in self.readings.values() if reading.window is not None]
         edges = {visited.high, visited.low}
@@ -96,7 +100,7 @@ class Readings:
         result = {}
         for name, reading in self.readings.items():
             bins = spectrum.bins(Window(*reading.window) if reading.window is not None else Window())
-            result[name] = total[:, lowpass.index(reading.lowpass_px), bins].sum(dim=1)[:, None]
+            result[name] = total[:, [lowpass.index(width) for width in widths[name]], bins].sum(dim=2)
         return result
 
 

@@ -32,11 +32,12 @@ class Scored:
     """What a method said of slices.
 
     Attributes:
-        maps: float32 (B, 1, H, W), before smoothing; None from a method that does not localise.
+        maps: float32 (B, 1, H, W), or (B, 2, H, W) of a KLIP that is sharp, before smoothing; None from a method that
+            does not localise.
         scores: float64 (B,) from such a method; None if there are maps.
         smoothing_px: smoothing that the maps are meant to be given, pixels.
         statistic: how a smoothed map becomes a slice score.
-        calibration: how strongly the map is also to be calibrated by local contrast; 0 not.
+        calibration: how strongly the map is also to be calibrated by local contrast; 0 not, unless there are two.
         passes: NFE, network passes a slice.
         seconds: wall time a slice.
         memory_mb: most memory taken while scoring, above what was taken before; None where it cannot be told.

@@ -221,7 +221,8 @@ def run_slice_study(
         )
         for reading, scored in every.items():
             full = f"{name}: {reading}" if reading else name
-            for calibrated in (True, False) if scored.calibration else (False,):
+            two = scored.maps is not None and scored.maps.shape[1] == 2
+            for calibrated in (True, False) if scored.calibration or two else (False,):
                 parts = _parts(scored, images, groups, grid, calibrated=calibrated)
                 for (kind, ill), part in zip(anomalous.items(), parts[1:-1], strict=True):
                     row = _row(full, scored, parts[0], part, healthy, ill, calibrated=calibrated, block_px=block_px)
@@ -255,8 +256,9 @@ def _parts(
     maps = smooth(density, sigma_px=scored.smoothing_px)
     if calibrated:
         expected = expected_density(maps[-sizes[-1] :], groups[-1], grid, strength=scored.calibration)
-        gain = expected.gain(images)
-        density, maps = density * gain, maps * gain
+        density, maps = (expected.heatmap(values, images) for values in (density, maps))
+    else:
+        density, maps = density[:, :1], maps[:, :1]
     parts = zip(density.split(sizes), maps.split(sizes), groups, strict=True)
     return [_Part(d, m, _slice_scores(d, m, group.body, scored.statistic)) for d, m, group in parts]
 
@@ -268,11 +270,12 @@ def _slice_scores(density: torch.Tensor, maps: torch.Tensor, body: torch.Tensor,
 
 
 def expected_density(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid, *, strength: float) -> ExpectedDensity:
-    """Expected density from the smoothed maps of healthy slices, (B, 1, H, W), to calibrate with some strength."""
+    """Expected density from the smoothed densities of healthy slices, (B, 1 or 2, H, W), to calibrate that strongly."""
     around_px = contrast_px(grid.pixel_mm)
-    contrast = local_contrast(healthy.images, sigma_px=around_px)
-    sums = ContrastSums.of(maps[healthy.body].numpy(), contrast[healthy.body].numpy())
-    return ExpectedDensity.fit(sums, contrast_px=around_px, strength=strength)
+    contrast = local_contrast(healthy.images, sigma_px=around_px)[healthy.body].numpy()
+    density = maps.movedim(1, -1)[healthy.body[:, 0]].numpy()
+    alone = ExpectedDensity.fit(ContrastSums.of(density[:, 0], contrast), contrast_px=around_px, strength=strength)
+    return alone.matched(density, contrast)
 
 
 def _row(

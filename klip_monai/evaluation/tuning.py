@@ -32,6 +32,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "lowpass_px": [0.0, 1.0, 2.0],
     "smoothing_px": [1.5, 3.0],
     "calibration": [0.0, 0.5, 1.0],
+    "sharp": [False],
 }
 _SHOWN = 25
 
@@ -45,6 +46,7 @@ class Setting:
         window: (high, low) noise levels.
         lowpass_px, smoothing_px: in pixels.
         calibration: how strongly, by what healthy tissue of the same local contrast scores.
+        sharp: whether the density of all spatial frequencies competes with the calibrated one.
         image_level: by kind of anomaly, AUROC over in-body pixels, averaged over slices.
         slice_level: by kind, AUROC of the in-body maximum.
         mean: of all these.
@@ -55,6 +57,7 @@ class Setting:
     lowpass_px: float
     smoothing_px: float
     calibration: float
+    sharp: bool
     image_level: Mapping[str, float]
     slice_level: Mapping[str, float]
     mean: float
@@ -64,8 +67,8 @@ def tune(study: Study, *, keep: str | Path | None = None) -> list[Setting]:
     """Search the settings that the study's ``grid`` spans, for each of its rows that is KLIP.
 
     ``edges`` is a list of descending noise levels, or how many, spread over the row's window; every pair of them is a
-    window. ``lowpass_px``, ``smoothing_px`` and ``calibration`` are lists. No anomalous data but the synthetic ones
-    takes part; slices chosen on must not be those reported on later.
+    window. ``lowpass_px``, ``smoothing_px``, ``calibration`` and ``sharp`` are lists. No anomalous data but the
+    synthetic ones takes part; slices chosen on must not be those reported on later.
 
     Args:
         study: from :func:`klip_monai.evaluation.study_file.read_study`.
@@ -120,44 +123,43 @@ def _bins(entry: Entry, search: Mapping[str, Any]) -> Readings:
     if inferer.estimator == "renoised":  # evaluates the levels that its window says
         inferer = inferer.changed(window=(edges[0], edges[-1]), twins=0)
     readings = {
-        f"{lowpass}/{number}": Reading((high, low), float(lowpass))
-        for lowpass in search["lowpass_px"]
+        f"{lowpass:g}/{number}": Reading((high, low), lowpass)
+        for lowpass in {*map(float, search["lowpass_px"]), *[0.0] * any(search["sharp"])}
         for number, (high, low) in enumerate(itertools.pairwise(edges))
     }
     return Readings(inferer, readings)
 
 
-def _points(reading: Readings, search: Mapping[str, Any]) -> list[tuple[Sequence[str], Reading]]:
+def _points(bins: Readings, search: Mapping[str, Any]) -> list[tuple[slice, Reading]]:
     """Every setting, with the bins that its density is the sum of."""
-    points: list[tuple[Sequence[str], Reading]] = []
-    for lowpass in search["lowpass_px"]:
-        names = [name for name in reading.readings if name.startswith(f"{lowpass}/")]
-        for first, last in itertools.combinations(range(len(names) + 1), 2):
-            high, low = reading.readings[names[first]].window, reading.readings[names[last - 1]].window
-            assert high is not None
-            assert low is not None
-            for smoothing, calibration in itertools.product(search["smoothing_px"], search["calibration"]):
-                window = Reading((high[0], low[1]), float(lowpass), float(smoothing), calibration=float(calibration))
-                points.append((names[first:last], window))
+    edges = sorted({level for bin in bins.readings.values() for level in bin.window or ()}, reverse=True)
+    points: list[tuple[slice, Reading]] = []
+    others = [search[name] for name in ("lowpass_px", "smoothing_px", "calibration", "sharp")]
+    for first, last in itertools.combinations(range(len(edges)), 2):
+        for lowpass, smoothing, calibration, sharp in itertools.product(*others):
+            window, widths = (edges[first], edges[last]), (float(lowpass), float(smoothing))
+            reading = Reading(window, *widths, calibration=float(calibration), sharp=bool(sharp))
+            points.append((slice(first, last), reading))
     return points
 
 
 def _judge(
     row: str,
-    point: tuple[Sequence[str], Reading],
+    point: tuple[slice, Reading],
     densities: Mapping[str, torch.Tensor],
     groups: Sequence[StudySlices],
     kinds: Sequence[str],
     contrast: torch.Tensor,
     grid: PriorGrid,
 ) -> Setting:
-    names, reading = point
-    density = torch.stack([densities[name] for name in names]).sum(dim=0)
+    bins, reading = point
+    widths = [reading.lowpass_px, *[0.0] * reading.sharp]
+    density = torch.cat([_sum_of(densities, f"{width:g}/", bins) for width in widths], dim=1)
     maps = smooth(density, sigma_px=reading.smoothing_px)
     sizes = [len(group) for group in groups]
-    if reading.calibration:
+    if reading.calibration or reading.sharp:
         expected = expected_density(maps[-sizes[-1] :], groups[-1], grid, strength=reading.calibration)
-        maps = maps * expected.gain_at(contrast)
+        maps = expected.heatmap_at(maps, contrast)
     well, *ill, _ = maps.split(sizes)
     healthy = slice_scores(well, groups[0].body)
     image_level, slice_level = {}, {}
@@ -168,8 +170,13 @@ def _judge(
         slice_level[kind] = auroc(np.concatenate([healthy, scores]), np.arange(-len(healthy), len(scores)) >= 0)
     mean = float(np.mean([*image_level.values(), *slice_level.values()]))
     window = Window(*reading.window) if reading.window else Window()
-    how = (reading.lowpass_px, reading.smoothing_px, reading.calibration)
+    how = (reading.lowpass_px, reading.smoothing_px, reading.calibration, reading.sharp)
     return Setting(row, (window.high, window.low), *how, image_level, slice_level, mean)
+
+
+def _sum_of(densities: Mapping[str, torch.Tensor], prefix: str, bins: slice) -> torch.Tensor:
+    """Sum of some of the bins of one low-pass."""
+    return torch.stack([density for name, density in densities.items() if name.startswith(prefix)][bins]).sum(dim=0)
 
 
 def save_tuning(
@@ -192,6 +199,7 @@ def save_tuning(
         "inferer#lowpass_px": best.lowpass_px,
         "inferer#smoothing_px": best.smoothing_px,
         "inferer#calibration": best.calibration,
+        "inferer#sharp": best.sharp,
     }
     with publish(output_dir, overwrite=True) as staging:
         (staging / "tuning.md").write_text(tuning_to_markdown(settings, title=title), encoding="utf-8")
@@ -203,7 +211,7 @@ def save_tuning(
 def tuning_to_markdown(settings: Sequence[Setting], *, title: str) -> str:
     """The best settings as a table, image-level / slice-level AUROC for each kind of anomaly."""
     kinds = list(settings[0].image_level)
-    head = ["row", "window", "low-pass, px", "smoothing, px", "calibration", *kinds, "mean"]
+    head = ["row", "window", "low-pass, px", "smoothing, px", "calibration", "sharp", *kinds, "mean"]
     body = [
         [
             s.row,
@@ -211,6 +219,7 @@ def tuning_to_markdown(settings: Sequence[Setting], *, title: str) -> str:
             f"{s.lowpass_px:g}",
             f"{s.smoothing_px:g}",
             f"{s.calibration:g}",
+            "yes" if s.sharp else "no",
             *(f"{s.image_level[kind]:.3f} / {s.slice_level[kind]:.3f}" for kind in kinds),
             f"{s.mean:.3f}",
         ]

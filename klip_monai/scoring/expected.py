@@ -2,13 +2,15 @@
 
 Where anatomy is sharp (bowel gas, cortical bone) the measurement tells even a perfect prior much, so healthy edges
 outscore a faint lesion in a smooth liver. How much healthy tissue scores at each local contrast is measured on healthy
-scans, and divided out. No out-of-distribution data takes part.
+scans, and divided out. That finds faint lesions, and plays down bright ones, whose own edges raise what is expected
+there; the density of all spatial frequencies, as it is, finds those. A heat map may be the larger of the two, each
+measured by what healthy tissue reaches. No out-of-distribution data takes part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,9 @@ _EDGES = np.geomspace(0.01, 1.0, 21)  # of the bins of local contrast: tenths of
 _MIN_PIXELS = 200  # a bin with fewer says too little; its neighbours are interpolated
 _FLOOR = 1e-6
 _LEAST = 0.25  # of the average: the least that is expected anywhere
+_QUANTILE_PIXELS = 5_000_000  # more say no more of one in a thousand
+RARE = 0.999
+"""Quantile of healthy pixels from which a value is suspicious, and at which two readings of a density are matched."""
 
 
 def contrast_px(pixel_mm: float) -> float:
@@ -76,9 +81,6 @@ class ContrastSums:
     def __add__(self, other: ContrastSums) -> ContrastSums:
         return ContrastSums(self.pixels + other.pixels, self.nats + other.nats)
 
-    def __sub__(self, other: ContrastSums) -> ContrastSums:
-        return ContrastSums(self.pixels - other.pixels, self.nats - other.nats)
-
 
 @dataclass(frozen=True)
 class ExpectedDensity:
@@ -92,6 +94,8 @@ class ExpectedDensity:
         strength: how much of it a calibrated map is relieved of, as an exponent. 1: all, so that healthy tissue scores
             alike at every contrast; 0: nothing. A lesion's own edges raise what is expected of them: the less is taken
             off, the brighter sharp lesions stay, and the more healthy edges outshine faint ones.
+        sharp: what the density of all spatial frequencies is multiplied with before it competes with the calibrated
+            one: the :data:`RARE` quantiles of both agree in healthy tissue then. None: there is no such density.
     """
 
     contrast_px: float
@@ -99,6 +103,7 @@ class ExpectedDensity:
     density: tuple[float, ...]
     average: float
     strength: float = 1.0
+    sharp: float | None = None
 
     @classmethod
     def fit(cls, sums: ContrastSums, *, contrast_px: float, strength: float = 1.0) -> ExpectedDensity:
@@ -130,24 +135,37 @@ class ExpectedDensity:
         """Expected density in nats per pixel at local contrasts of any shape."""
         return np.exp(np.interp(np.log(contrast), np.log(self.contrast), np.log(self.density)))
 
-    def gain(self, images: torch.Tensor) -> torch.Tensor:
-        """What to multiply a heat map with: (``average`` / expected at each pixel's local contrast) ** ``strength``.
+    def heatmap(self, density: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """Multiply a smoothed density with (``average`` / expected at each pixel's local contrast) ** ``strength``.
+
+        Where there is a second density, of all spatial frequencies, the larger of both counts.
 
         Args:
-            images: the standard slices that the heat map belongs to, float32 (B, 1, H, W) in [-1, 1].
+            density: float32 (B, 1, H, W), or (B, 2, H, W) with the one of all frequencies second, nats per pixel.
+            images: the standard slices, float32 (B, 1, H, W) in [-1, 1].
 
         Returns:
-            Float32 (B, 1, H, W), without unit. A heat map times it is in nats per pixel of average healthy tissue.
+            Float32 (B, 1, H, W), nats per pixel of average healthy tissue.
         """
-        return self.gain_at(local_contrast(images, sigma_px=self.contrast_px))
+        return self.heatmap_at(density, local_contrast(images, sigma_px=self.contrast_px))
 
-    def gain_at(self, contrast: torch.Tensor) -> torch.Tensor:
-        """The same from :func:`local_contrast` of the slices, of any shape."""
-        return torch.from_numpy(self._gain(contrast.cpu().numpy()).astype(np.float32)).to(contrast.device)
+    def heatmap_at(self, density: torch.Tensor, contrast: torch.Tensor) -> torch.Tensor:
+        """The same from :func:`local_contrast` of the slices, (B, 1, H, W)."""
+        gain = torch.from_numpy(self._gain(contrast.cpu().numpy()).astype(np.float32))
+        calibrated = density[:, :1] * gain.to(density.device)
+        return calibrated if self.sharp is None else torch.maximum(calibrated, density[:, 1:] * self.sharp)
 
     def calibrated(self, density: Values, contrast: Values) -> Values:
-        """Densities in nats per pixel at local contrasts, both of any one shape, relieved of what is expected there."""
-        return density * self._gain(contrast)
+        """The same for single pixels: densities (N, 1) or (N, 2) at local contrasts (N,) to values (N,)."""
+        calibrated = density[:, 0] * self._gain(contrast)
+        return calibrated if self.sharp is None else np.maximum(calibrated, density[:, 1] * self.sharp)
+
+    def matched(self, density: Values, contrast: Values) -> ExpectedDensity:
+        """The same with the factor of the density of all frequencies, (N, 2) in healthy pixels, if there is one."""
+        if density.shape[1] == 1:
+            return self
+        alone = replace(self, sharp=None).calibrated(density, contrast)
+        return replace(self, sharp=float(np.quantile(alone, RARE) / np.quantile(density[:, 1], RARE)))
 
     def _gain(self, contrast: Values) -> Values:
         return (self.average / self.at(contrast)) ** self.strength
@@ -159,7 +177,8 @@ def leave_one_out(
     """The expected density of all healthy scans, and each scan calibrated by that of the others.
 
     Args:
-        density: for each scan its in-body density, (N,), nats per pixel.
+        density: for each scan its in-body density, (N, 1), nats per pixel; or (N, 2) with the one of all spatial
+            frequencies second.
         contrast: for each scan the local contrast of the same pixels, (N,).
         contrast_px: the neighbourhood that the contrast was taken in, pixels.
         strength: see :class:`ExpectedDensity`.
@@ -168,10 +187,17 @@ def leave_one_out(
         The expected density, and for each scan its calibrated density (N,), which the scan itself had no part in: a new
         healthy scan is treated alike, so thresholds from these values hold for it.
     """
-    parts = [ContrastSums.of(d, c) for d, c in zip(density, contrast, strict=True)]
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    others = [ExpectedDensity.fit(total - part, contrast_px=contrast_px, strength=strength) for part in parts]
-    calibrated = [e.calibrated(d, c) for e, d, c in zip(others, density, contrast, strict=True)]
-    return ExpectedDensity.fit(total, contrast_px=contrast_px, strength=strength), calibrated
+    sums = [ContrastSums.of(d[:, 0], c) for d, c in zip(density, contrast, strict=True)]
+    step = -(-sum(map(len, contrast)) // _QUANTILE_PIXELS)
+    thin = [(d[::step], c[::step]) for d, c in zip(density, contrast, strict=True)]
+
+    def without(left_out: int | None) -> ExpectedDensity:
+        rest = [i for i in range(len(sums)) if i != left_out]
+        total = sums[rest[0]]
+        for i in rest[1:]:
+            total = total + sums[i]
+        alone = ExpectedDensity.fit(total, contrast_px=contrast_px, strength=strength)
+        return alone.matched(*(np.concatenate(pixels) for pixels in zip(*(thin[i] for i in rest), strict=True)))
+
+    calibrated = [without(i).calibrated(d, c) for i, (d, c) in enumerate(zip(density, contrast, strict=True))]
+    return without(None), calibrated

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from klip_monai.errors import BundleError
-from klip_monai.scoring.expected import ExpectedDensity, Values, leave_one_out
+from klip_monai.scoring.expected import RARE, ExpectedDensity, Values, leave_one_out
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:
@@ -58,7 +58,8 @@ class IDReference:
         """Make a reference.
 
         Args:
-            density: for each healthy scan its in-body smoothed density, (N,), nats per pixel.
+            density: for each healthy scan its in-body smoothed density, (N, 1), nats per pixel; or (N, 2) with the
+                one of all spatial frequencies second.
             contrast: for each healthy scan the local contrast of the same pixels, (N,).
             contrast_px: the neighbourhood that the contrast was taken in, pixels.
             strength: how strongly maps are calibrated, 0 to 1, see :class:`ExpectedDensity`.
@@ -71,7 +72,7 @@ class IDReference:
         """
         expected, calibrated = leave_one_out(density, contrast, contrast_px=contrast_px, strength=strength)
         scores = tuple(sorted(float(values.max()) for values in calibrated))
-        suspicious = float(np.quantile(np.concatenate(calibrated), 0.999))
+        suspicious = float(np.quantile(np.concatenate(calibrated), RARE))
         strong = max(float(np.quantile(scores, 0.95, method="higher")), suspicious)
         return cls(settings_key(settings), expected, scores, suspicious, strong, slices, description)
 

@@ -129,14 +129,17 @@ def test_tuning_finds_a_setting_and_writes_it_as_an_overlay_of_the_bundle(done):
     assert "| fast |" in (done / "tuned" / "tuning.md").read_text()
 
 
-def test_a_window_s_figures_are_those_of_a_row_that_has_it_alone(tmp_path):
+@pytest.mark.parametrize("sharp", [False, True])
+def test_a_window_s_figures_are_those_of_a_row_that_has_it_alone(tmp_path, sharp):
     alone = {"KLIP": {"window": [3.0, 0.02], "window_levels": 6, "sampler_levels": 3, "smoothing_px": 1.5}}
-    study = read_study(write(tmp_path, rows=alone, grid={"edges": [3.0, 0.3, 0.02], "lowpass_px": [1.0]}), device="cpu")
-    whole = next(s for s in tune(study) if s.window == (3.0, 0.02) and s.smoothing_px == 1.5 and not s.calibration)
+    grid = {"edges": [3.0, 0.3, 0.02], "lowpass_px": [1.0], "calibration": [0, 0.75], "sharp": [False, True]}
+    study = read_study(write(tmp_path, rows=alone, grid=grid), device="cpu")
+    how = ((3.0, 0.02), 1.5, 0.75 if sharp else 0, sharp)
+    whole = next(s for s in tune(study) if (s.window, s.smoothing_px, s.calibration, s.sharp) == how)
     out = tmp_path / "out"
-    path = write(tmp_path, rows={"KLIP": {**alone["KLIP"], "lowpass_px": 1.0}})
+    path = write(tmp_path, rows={"KLIP": {**alone["KLIP"], "lowpass_px": 1.0, "calibration": 0.75, "sharp": sharp}})
     assert CliRunner().invoke(app, ["evaluate", str(path), "-o", str(out), "--device", "cpu"]).exit_code == 0
-    row = rows_of(tmp_path)["KLIP", False]
+    row = rows_of(tmp_path)["KLIP", sharp]
     assert whole.image_level["stars"] == pytest.approx(row["image_level"]["value"], abs=1e-6)
     assert whole.slice_level["stars"] == pytest.approx(row["slice_level"]["value"], abs=1e-6)
 

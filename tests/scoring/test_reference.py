@@ -19,12 +19,15 @@ def alike(in_body: list[np.ndarray]) -> list[np.ndarray]:
     return [np.full(values.shape, 0.1) for values in in_body]
 
 
+def made_from(in_body: list[np.ndarray], contrast: list[np.ndarray], **options: object) -> IDReference:
+    density = [values[:, None] for values in in_body]
+    return IDReference.from_scans(density, contrast, contrast_px=2.0, settings=SETTINGS, **options)
+
+
 def reference(scans: int = 20, *, seed: int = 0, pixels: int = 5000) -> IDReference:
     rng = np.random.default_rng(seed)
     in_body = [rng.gamma(2.0, 1.0, pixels) for _ in range(scans)]
-    return IDReference.from_scans(
-        in_body, alike(in_body), contrast_px=2.0, settings=SETTINGS, slices=12, description="healthy"
-    )
+    return made_from(in_body, alike(in_body), slices=12, description="healthy")
 
 
 def with_scores(*scores: float) -> IDReference:
@@ -35,9 +38,7 @@ def test_scan_scores_are_the_maxima_in_ascending_order():
     in_body = [np.full(300, 0.5), np.full(300, 0.5), np.full(300, 0.5)]
     for values, highest in zip(in_body, (7.0, 3.0, 4.0), strict=True):
         values[17] = highest
-    made = IDReference.from_scans(
-        in_body, alike(in_body), contrast_px=2.0, settings=SETTINGS, slices=3, description="three"
-    )
+    made = made_from(in_body, alike(in_body), slices=3, description="three")
     np.testing.assert_allclose(made.scan_scores, (3.0, 4.0, 7.0), rtol=1e-6)
     assert (made.slices, made.description) == (3, "three")
 
@@ -45,9 +46,7 @@ def test_scan_scores_are_the_maxima_in_ascending_order():
 def test_thresholds_are_the_quantiles_they_are_said_to_be():
     rng = np.random.default_rng(1)
     in_body = [rng.gamma(2.0, 1.0, 4000) for _ in range(40)]
-    made = IDReference.from_scans(
-        in_body, alike(in_body), contrast_px=2.0, settings=SETTINGS, slices=12, description=""
-    )
+    made = made_from(in_body, alike(in_body), slices=12, description="")
     assert np.mean(np.concatenate(in_body) >= made.suspicious) == pytest.approx(0.001, rel=0.05)
     assert np.mean([values.max() > made.strong for values in in_body]) <= 0.05
 
@@ -57,7 +56,7 @@ def test_scores_and_thresholds_are_of_the_calibrated_density():
     contrast = [np.geomspace(0.02, 0.8, 4000) for _ in range(20)]
     grain = [rng.gamma(2.0, 0.5, 4000) for _ in range(20)]
     uneven = [values * 30 * detail for values, detail in zip(grain, contrast, strict=True)]  # edges score 40 times more
-    made = IDReference.from_scans(uneven, contrast, contrast_px=2.0, settings=SETTINGS, slices=12, description="")
+    made = made_from(uneven, contrast, slices=12, description="")
     even = np.sort([values.max() for values in grain]) * made.expected.average
     np.testing.assert_allclose(made.scan_scores, even, rtol=0.2)
     assert made.suspicious == pytest.approx(np.quantile(np.concatenate(grain), 0.999) * made.expected.average, rel=0.1)

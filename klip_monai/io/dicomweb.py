@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from klip_monai.errors import InputError, OutputError, PacsError
 from klip_monai.io.dicomweb_http import PASSWORD, USER, named_errors, open_client
+from klip_monai.io.dicomweb_store import derived, outcome_of, refusal_in
 from klip_monai.io.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -45,16 +46,6 @@ _ASKED_FOR = ("StudyDate", "SeriesDescription", "BodyPartExamined", "NumberOfSer
 _AS_STORED = (("application/dicom", "*"),)
 _WHOLE_BODY = 2**40  # bytes; a body sent in one piece can be sent again
 _MAX_LISTED = 8
-# PS3.18 table I.2-2, as far as an operator can do something about them.
-_STORE_FAILURES = {
-    0x0110: "it could not process the object",
-    0x0122: "it does not take objects of this SOP class",
-    0x0124: "it does not allow it",
-    0xA700: "it is out of resources",
-    0xA900: "the object does not match its SOP class",
-    0xC000: "it does not understand the object",
-    0xC122: "it does not take the transfer syntax",
-}
 
 
 def is_url(text: str) -> bool:
@@ -226,7 +217,7 @@ class Pacs:
             InputError: an object that is not derived, or a file that is not DICOM.
             PacsError: the server cannot be reached, does not let us in, or did not take all; says which it took.
         """
-        datasets = [_derived(item) for item in objects]
+        datasets = [derived(item) for item in objects]
         answers: list[Response] = []
         client = self._client(answers.append)
         client.set_chunk_size(_WHOLE_BODY)
@@ -236,13 +227,13 @@ class Pacs:
             answers.clear()
             try:
                 with named_errors(self.url):
-                    outcome = client.store_instances([dataset]) or _outcome(answers[-1])
-                reason = _refusal(outcome)
+                    outcome = client.store_instances([dataset]) or outcome_of(answers[-1])
+                reason = refusal_in(outcome)
                 # PS3.18 10.5.3: 200 says that all was stored, with the objects named in the body or without.
                 if not reason and answers[-1].status_code != 200 and "ReferencedSOPSequence" not in outcome:
                     reason = f"it answered {answers[-1].status_code} {answers[-1].reason}"
             except PacsError as error:
-                reason = (_refusal(_outcome(answers[-1])) if answers else "") or str(error)
+                reason = (refusal_in(outcome_of(answers[-1])) if answers else "") or str(error)
             if reason:
                 failed.append(f"{what} ({reason})")
             else:
@@ -411,41 +402,3 @@ def _matches(series: RemoteSeries, wanted: Mapping[str, str], since: date | None
     return all(
         fnmatchcase(getattr(series, name).upper(), value.upper().replace("[", "[[]")) for name, value in wanted.items()
     )
-
-
-def _derived(item: Dataset | str | os.PathLike[str]) -> Dataset:
-    """A dataset that may be sent."""
-    from pydicom import Dataset, dcmread
-    from pydicom.errors import InvalidDicomError
-
-    try:
-        dataset = item if isinstance(item, Dataset) else dcmread(item)
-    except (OSError, InvalidDicomError) as error:
-        raise InputError(f"objects: got {Path(str(item)).name!r}, expected a DICOM file ({error})") from error
-    if (dataset.get("ImageType") or [""])[0] != "DERIVED":
-        raise InputError(
-            "objects: got an original image, expected derived objects only, such as dicom-seg and dicom-pm; nothing "
-            "else is ever sent to a server"
-        )
-    if not getattr(dataset, "preamble", None):  # what makes it a file; datasets made in memory have none
-        dataset.preamble = bytes(128)
-    return dataset
-
-
-def _outcome(response: Response) -> Dataset:
-    """What an answer in DICOM JSON says about an object, whatever its status; empty if it says nothing."""
-    from pydicom import Dataset
-
-    try:
-        answer: Any = response.json()
-        return Dataset.from_json(answer[0] if isinstance(answer, list) else answer)
-    except (ValueError, LookupError, AttributeError, TypeError):
-        return Dataset()
-
-
-def _refusal(outcome: Dataset) -> str:
-    """Why an object was not stored; empty if nothing is said against it."""
-    for failure in outcome.get("FailedSOPSequence") or ():
-        code = int(failure.get("FailureReason") or 0)
-        return f"{_STORE_FAILURES.get(code, 'it does not say why')}, code {code:04X}"
-    return ""

@@ -5,15 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from klip_monai.evaluation.reader_study import (
-    READERS,
-    AwkwardSeries,
-    Volume,
-    awkward_series,
-    real_verdicts,
-    verdict,
-    write_awkward_series,
-)
+from klip_monai.evaluation.awkward_series import AwkwardSeries, awkward_series, write_awkward_series
+from klip_monai.evaluation.reader_study import real_verdicts, verdict
+from klip_monai.evaluation.readers import READERS, Volume
 
 CASES = awkward_series()
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from monai.transforms import Compose
+from monai.utils import convert_to_dst_type
 
 from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.errors import BundleError, InputError, OutputError, PacsError, known_error
@@ -24,10 +25,11 @@ from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
 from klip_monai.screening.reasons import group_of, without_names
+from klip_monai.screening.shared_batches import SharedBatches
 from klip_monai.transforms import SaveOverlayd
 
 DEFAULT_OUTPUTS = ("seg-nrrd",)
-_scoring, _writing = threading.Lock(), threading.Lock()
+_writing = threading.Lock()
 
 
 class Stopped(Exception):  # noqa: N818  not an error: asked for
@@ -193,6 +195,8 @@ class _Scorer:
         self._grid, self._inferer, self._network, self._device = (
             parts[name] for name in ("grid", "inferer", "network", "device")
         )
+        together = torch.device(self._device).type == "cuda"
+        self._batches = SharedBatches(self._inferer, self._network, device=self._device, together=together)
         info, self.reference = bundle_info(model.root), parts["reference"]
         self.settings = {
             "bundle": info.name,
@@ -207,8 +211,7 @@ class _Scorer:
     def fitting_batch(self) -> int:
         """Slices that fit the device together."""
         shape, size = self._grid.image_shape, self._inferer.batch_size
-        with _scoring:
-            return slices_per_batch(self._network, shape, self._device, share=self.model.share, default=size)
+        return slices_per_batch(self._network, shape, self._device, share=self.model.share, default=size)
 
     def run(self, job: Job, stop: threading.Event | None) -> Outcome:
         """Read, score and write a series; it is at hand all the time, as DICOM outputs take its headers over."""
@@ -220,10 +223,7 @@ class _Scorer:
         data = self._read({"image": job.files})
         _rename(data, job)
         read = time.perf_counter() - start
-        with _scoring:
-            start = time.perf_counter()
-            data["pred"] = self._score(data["image"], job.model, stop)
-            score = time.perf_counter() - start
+        data["pred"], score = self._score(data["image"], job.model, stop)
         start = time.perf_counter()
         data = self._finish(data)
         score += time.perf_counter() - start
@@ -254,18 +254,16 @@ class _Scorer:
             job.after(folder, entry)
         return Outcome(entry, summary["provenance"])
 
-    def _score(self, image: torch.Tensor, model: Model, stop: threading.Event | None) -> torch.Tensor:
-        """Density of standard slices (1, H, W, Z), on the CPU; keeps what is needed to bring it back."""
+    def _score(self, image: torch.Tensor, model: Model, stop: threading.Event | None) -> tuple[torch.Tensor, float]:
+        """Density of standard slices (1, H, W, Z), with what is needed to bring it back, and the seconds it took."""
 
-        def check(done: int, total: int) -> None:
+        def check() -> None:
             if stop is not None and stop.is_set():
                 raise Stopped
 
-        check(0, 1)
-        self._inferer.progress = check
-        self._inferer.batch_size = model.batch_size or self._inferer.batch_size
-        result: torch.Tensor = self._inferer(image[None].to(self._device), self._network)[0].cpu()
-        return result
+        slices = image.as_subclass(torch.Tensor).permute(3, 0, 1, 2).float()
+        maps, seconds = self._batches(slices, size=model.batch_size or self._inferer.batch_size, check=check)
+        return convert_to_dst_type(maps.permute(1, 2, 3, 0).contiguous(), image, dtype=maps.dtype)[0], seconds
 
 
 def _at_hand(files: ListedFiles | Path | RemoteSeries) -> AbstractContextManager[ListedFiles | Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,26 +66,36 @@ class Device(str, Enum):
     cuda = "cuda"
 
 
+# The panels of a command's help.
+scoring_option = partial(typer.Option, rich_help_panel="Scoring")
+series_option = partial(typer.Option, rich_help_panel="Series")
+writing_option = partial(typer.Option, rich_help_panel="Writing")
+running_option = partial(typer.Option, rich_help_panel="Running")
+
 BundleOption = Annotated[
-    str | None, typer.Option(help="Name of a shipped bundle, or a bundle's folder.  \\[default: klip_ct_abdomen]")
+    str | None,
+    scoring_option(help="Name of a shipped bundle, or a bundle's folder.  \\[default: klip_ct_abdomen]"),
 ]
 TrainingBundleOption = Annotated[
     str, typer.Option(help="Bundle whose slice format, settings and weights to start from.")
 ]
 OperatorOption = Annotated[
     Operator | None,
-    typer.Option(
+    scoring_option(
         metavar="NAME",
         help=f"How each slice is measured: {', '.join(Operator)}.  \\[default: the bundle's]",
     ),
 ]
-ViewsOption = Annotated[int | None, typer.Option(min=1, help="Number of views.  \\[default: the bundle's]")]
+ViewsOption = Annotated[int | None, scoring_option(min=1, help="Number of views.  \\[default: the bundle's]")]
 AngleOption = Annotated[
-    float | None, typer.Option(help="Range of the views in degrees.  \\[default: 180; limited_angle 120, fan_beam 360]")
+    float | None,
+    scoring_option(
+        help="Range of the views in degrees.  \\[default: 180; limited_angle 120, fan_beam 360]",
+    ),
 ]
 OperatorSettingOption = Annotated[
     list[str] | None,
-    typer.Option(
+    scoring_option(
         "--operator-option",
         metavar="KEY=VALUE",
         help="Another setting of the measurement, again for each: detectors, pitch_mm (all with views); source_mm, "
@@ -92,30 +103,39 @@ OperatorSettingOption = Annotated[
     ),
 ]
 EstimatorOption = Annotated[
-    Estimator | None, typer.Option(help="How the expectation is taken.  \\[default: the bundle's]")
+    Estimator | None,
+    scoring_option(help="How the expectation is taken.  \\[default: the bundle's]"),
 ]
 TwinsOption = Annotated[
     int | None,
-    typer.Option(min=0, help="Look-alikes that each slice is measured against; each costs a run.  \\[default: 0]"),
+    scoring_option(
+        min=0,
+        help="Look-alikes that each slice is measured against; each costs a run.  \\[default: 0]",
+    ),
 ]
 RepairOption = Annotated[
     list[Repair] | None,
-    typer.Option(metavar="NAME", help="gaps: interpolate missing or unevenly spaced slices, over at most 10 mm."),
+    series_option(
+        metavar="NAME",
+        help="gaps: interpolate missing or unevenly spaced slices, over at most 10 mm.",
+    ),
 ]
 HUWindowOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="LOW,HIGH", help="HU that a NIfTI, NRRD or MetaImage file shows as an 8-bit picture: mapped back."
+    series_option(
+        metavar="LOW,HIGH",
+        help="HU that a NIfTI, NRRD or MetaImage file shows as an 8-bit picture: mapped back.",
     ),
 ]
 PushOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="URL", help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web."
+    writing_option(
+        metavar="URL",
+        help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web.",
     ),
 ]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
-SeedOption = Annotated[int, typer.Option(help="Same seed, weights and device: same overlay.")]
+DeviceOption = Annotated[Device, running_option(help="auto takes CUDA where there is one.")]
+SeedOption = Annotated[int, scoring_option(help="Same seed, weights and device: same overlay.")]
 
 
 def overrides_of(

@@ -35,6 +35,8 @@ from klip_monai.cli.options import (
     overrides_of,
     progress_bar,
     push_target,
+    series_option,
+    writing_option,
 )
 from klip_monai.errors import InputError
 
@@ -65,10 +67,10 @@ def score(
         ),
     ] = None,
     sinogram: Annotated[
-        Path | None, typer.Option(help="Instead of INPUT: raw line integrals, .npy, .npz, .mat, .h5 or .hdf5.")
+        Path | None, series_option(help="Instead of INPUT: raw line integrals, .npy, .npz, .mat, .h5 or .hdf5.")
     ] = None,
     geometry: Annotated[
-        Path | None, typer.Option(help="JSON that says how the sinogram was measured, unless its file does.")
+        Path | None, series_option(help="JSON that says how the sinogram was measured, unless its file does.")
     ] = None,
     bundle: BundleOption = None,
     operator: OperatorOption = None,
@@ -77,12 +79,12 @@ def score(
     operator_option: OperatorSettingOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
-    series_uid: Annotated[str | None, typer.Option(help="Which series, where there are several (see inspect).")] = None,
+    series_uid: Annotated[str | None, series_option(help="Which series where there are several (see inspect).")] = None,
     repair: RepairOption = None,
     hu_window: HUWindowOption = None,
     outputs: Annotated[
         str | None,
-        typer.Option(
+        writing_option(
             metavar="NAMES",
             help=f"What to write, with commas, or all:\n\n{_OUTPUTS_HELP}\n\n* DICOM scans only; carries the patient's "
             "name, to be filed with the study\n\n\\[default: nifti,seg-nrrd]",
@@ -90,11 +92,11 @@ def score(
     ] = None,
     push: PushOption = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the files of a scan that was scored before.")
+        bool, writing_option("--overwrite", help="Replace the files of a scan that was scored before.")
     ] = False,
     keep_names: Annotated[
         bool,
-        typer.Option(
+        writing_option(
             "--keep-names",
             help="Name files after INPUT, which may name the patient, and note the series UID; else pseudonyms.",
         ),

@@ -35,6 +35,9 @@ from klip_monai.cli.options import (
     out,
     overrides_of,
     push_target,
+    running_option,
+    series_option,
+    writing_option,
 )
 from klip_monai.errors import InputError
 
@@ -67,50 +70,64 @@ def screen(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     outputs: Annotated[
-        str, typer.Option(metavar="NAMES", help="What to write for each scan, as in `score`; a preview always.")
+        str,
+        writing_option(
+            metavar="NAMES",
+            help="What to write for each scan, as in `score`; a preview always.",
+        ),
     ] = "seg-nrrd",
     push: PushOption = None,
     repair: RepairOption = None,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
-    modality: Annotated[str, typer.Option(help="Only DICOM series of this modality.")] = "CT",
-    body_part: Annotated[str | None, typer.Option(help="Only series with this BodyPartExamined.")] = None,
-    min_slices: Annotated[int, typer.Option(min=1, help="Only series with at least so many slices.")] = 3,
+    modality: Annotated[str, series_option(help="Only DICOM series of this modality.")] = "CT",
+    body_part: Annotated[str | None, series_option(help="Only series with this BodyPartExamined.")] = None,
+    min_slices: Annotated[int, series_option(min=1, help="Only series with at least so many slices.")] = 3,
     description: Annotated[
-        str | None, typer.Option(metavar="REGEX", help="Only series whose SeriesDescription has this in it.")
+        str | None,
+        series_option(metavar="REGEX", help="Only series whose SeriesDescription has this in it."),
     ] = None,
-    since: Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="Only series of this date on.")] = None,
+    since: Annotated[datetime | None, series_option(formats=["%Y-%m-%d"], help="Only series of this date on.")] = None,
     with_description: Annotated[
-        bool, typer.Option("--with-description", help="Keep SeriesDescription in the ledger and the report.")
+        bool,
+        writing_option("--with-description", help="Keep SeriesDescription in the ledger and the report."),
     ] = False,
-    workers: Annotated[int, typer.Option(min=0, help="Worker processes.  \\[default: threads of this one]")] = 0,
+    workers: Annotated[int, running_option(min=0, help="Worker processes; 0 scores in this one.")] = 0,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler (tcp://HOST:PORT or its .json file).")
+        str | None,
+        running_option(metavar="ADDRESS", help="Dask scheduler (tcp://HOST:PORT or its .json file)."),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Slices that pass the network together.  \\[default: as before, or what fits]"),
+        running_option(
+            min=1,
+            help="Slices that pass the network together.  \\[default: as before, or what fits]",
+        ),
     ] = None,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds that a slice may take.")] = 60.0,
-    attempts: Annotated[int, typer.Option(min=1, help="Starts of a scan before it counts as failed.")] = 2,
-    rescore: Annotated[bool, typer.Option("--rescore", help="Do all again, with these settings.")] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Do refused and failed series again.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and stop.")] = False,
-    export_only: Annotated[bool, typer.Option("--export-only", help="Write tables and report anew, and stop.")] = False,
+    timeout: Annotated[float, running_option(min=0.001, help="Seconds that a slice may take.")] = 60.0,
+    attempts: Annotated[int, running_option(min=1, help="Starts of a scan before it counts as failed.")] = 2,
+    rescore: Annotated[bool, running_option("--rescore", help="Do all again, with these settings.")] = False,
+    retry: Annotated[bool, running_option("--retry", help="Do refused and failed series again.")] = False,
+    dry_run: Annotated[bool, running_option("--dry-run", help="Show what would be done, and stop.")] = False,
+    export_only: Annotated[
+        bool, running_option("--export-only", help="Write tables and report anew, and stop.")
+    ] = False,
     key_file: Annotated[
-        Path | None, typer.Option(help="Write which series each name stands for; private, so keep it elsewhere.")
+        Path | None,
+        writing_option(help="Write which series each name stands for; private, so keep it elsewhere."),
     ] = None,
     json_logs: Annotated[
-        str | None, typer.Option(metavar="FILE", help="One JSON object a line for each event; - is standard error.")
+        str | None,
+        writing_option(metavar="FILE", help="One JSON object a line for each event; - is standard error."),
     ] = None,
     debug_log: Annotated[
-        Path | None, typer.Option(help="Tracebacks of crashes; they may hold paths and tags, so keep it private.")
+        Path | None,
+        writing_option(help="Tracebacks of crashes; they may hold paths and tags, so keep it private."),
     ] = None,
 ) -> None:
     """Score the CT series of an archive; stopped or killed, the same command goes on where it was.
 
-    Exit codes: 0 all series scored (or left out by a filter), 3 some were refused or failed, 2 bad input, 1 a fault of
-    ours, 130 interrupted.
+    Exit codes: 0 all scored or left out, 3 some refused or failed, 2 bad input, 1 a fault of ours, 130 interrupted.
     """
     from klip_monai.screening import session
     from klip_monai.screening.pacs import Push

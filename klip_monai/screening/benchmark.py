@@ -81,6 +81,7 @@ def run_screen(archive: Path, output: Path, *options: str) -> dict[str, Any]:
         of the scans is done: ``memory_mb``, and the growth by straight line, MB a scan, over the last three quarters.
     """
     log = output.parent / f"{output.name}.jsonl"
+    log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "klip_monai.cli", "screen", str(archive), "-o", str(output), *options]
     start, cpu = time.perf_counter(), _cpu_seconds()
     process = subprocess.Popen([*command, "--json-logs", str(log)])

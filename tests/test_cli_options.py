@@ -56,3 +56,15 @@ def test_settings_that_are_none_are_refused(settings, message):
 def test_settings_of_another_measurement_than_the_bundles_are_refused():
     with pytest.raises(InputError, match=r"with the measurement sparse_view, .*; or add --operator fan_beam"):
         workflow(None, "source_mm=595")
+
+
+@pytest.mark.parametrize("bundle", ["klip_ct_phantom", "klip_ct_abdomen"])
+def test_sharp_reaches_the_inferer_of_any_bundle(bundle):
+    overrides = overrides_of(sharp=True)
+    opened = open_workflow(find_bundle(bundle), "inference.json", kind="inference", **overrides)
+    assert opened.parser.get_parsed_content("inferer").sharp
+
+
+def test_sharp_with_twins_is_refused():
+    with pytest.raises(InputError, match="--twins, --sharp: got both"):
+        overrides_of(twins=2, sharp=True)

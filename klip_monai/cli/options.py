@@ -113,6 +113,14 @@ TwinsOption = Annotated[
         help="Look-alikes that each slice is measured against; each costs a run.  \\[default: 0]",
     ),
 ]
+SharpOption = Annotated[
+    bool | None,
+    scoring_option(
+        "--sharp/--no-sharp",
+        help="Let fine detail count, too, where it stands out more: finds bright things with sharp edges better, faint "
+        "lesions less well.  \\[default: the bundle's]",
+    ),
+]
 RepairOption = Annotated[
     list[Repair] | None,
     series_option(
@@ -146,8 +154,11 @@ def overrides_of(
     estimator: Estimator | None = None,
     twins: int | None = None,
     device: Device = Device.auto,
+    sharp: bool | None = None,
 ) -> dict[str, Any]:
     """Command line options as overrides of the bundle's configuration."""
+    if twins and sharp:
+        raise InputError("--twins, --sharp: got both, expected one; look-alikes are compared in coarse structure only")
     if angle_range is None and operator is not None:
         angle_range = _ANGLE_RANGES.get(operator)
     values = {
@@ -157,6 +168,7 @@ def overrides_of(
         **{f"operator#{key}": value for key, value in _operator_settings(settings or ()).items()},
         "inferer#estimator": estimator and estimator.value,
         "inferer#twins": twins,
+        "inferer#sharp": sharp,
         "device": None if device is Device.auto else f"$torch.device('{device.value}')",
     }
     return {key: value for key, value in values.items() if value is not None}

@@ -26,6 +26,7 @@ from klip_monai.cli.options import (
     PushOption,
     RepairOption,
     SeedOption,
+    SharpOption,
     TwinsOption,
     ViewsOption,
     app,
@@ -79,6 +80,7 @@ def score(
     operator_option: OperatorSettingOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
+    sharp: SharpOption = None,
     series_uid: Annotated[str | None, series_option(help="Which series where there are several (see inspect).")] = None,
     repair: RepairOption = None,
     hu_window: HUWindowOption = None,
@@ -107,11 +109,11 @@ def score(
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    chosen = (series_uid, repair, hu_window, operator, views, angle_range, operator_option, outputs, push)
+    chosen = (series_uid, repair, hu_window, operator, views, angle_range, operator_option, outputs, push, sharp)
     if sinogram is not None and any(chosen):
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--operator-option, --series-uid, --repair, --hu-window, --outputs and --push"
+            "--operator-option, --series-uid, --repair, --hu-window, --outputs, --push and --sharp"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
 
@@ -122,7 +124,7 @@ def score(
         _score_sinogram(info, sinogram, geometry, output, seed=seed, **files, **overrides)
         return
     assert path is not None
-    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device)
+    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device, sharp)
     if repair:
         overrides["repair"] = [kind.value for kind in repair]
     if hu_window is not None:

@@ -27,6 +27,7 @@ from klip_monai.cli.options import (
     PushOption,
     RepairOption,
     SeedOption,
+    SharpOption,
     TwinsOption,
     ViewsOption,
     app,
@@ -69,6 +70,7 @@ def screen(
     operator_option: OperatorSettingOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
+    sharp: SharpOption = None,
     outputs: Annotated[
         str,
         writing_option(
@@ -139,7 +141,7 @@ def screen(
         raise InputError("screen: got no ARCHIVE, expected folders, zip or tar archives, files, or a server")
     if workers and scheduler:
         raise InputError("--workers, --scheduler: got both, expected one; a scheduler has workers of its own")
-    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device)
+    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device, sharp)
     if repair:
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
     model = _model(bundle, overrides, seed=seed, outputs=outputs)

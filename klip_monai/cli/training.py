@@ -17,6 +17,7 @@ from klip_monai.cli.options import (
     OperatorOption,
     OperatorSettingOption,
     SeedOption,
+    SharpOption,
     TrainingBundleOption,
     TwinsOption,
     ViewsOption,
@@ -44,6 +45,7 @@ def calibrate(
     operator_option: OperatorSettingOption = None,
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
+    sharp: SharpOption = None,
     device: DeviceOption = Device.auto,
     output: Annotated[Path | None, typer.Option(help="JSON file.  \\[default: among the bundle's references]")] = None,
     seed: SeedOption = 0,
@@ -58,7 +60,7 @@ def calibrate(
     if sum(source is not None for source in (healthy, slice_set, phantoms)) != 1:
         raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
-    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device)
+    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device, sharp)
     workflow = open_bundle(info, seed=seed, **overrides)
     parts = {
         name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")

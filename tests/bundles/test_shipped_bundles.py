@@ -95,7 +95,12 @@ def test_monai_bundle_run_writes_what_klip_monai_score_writes(elsewhere, small_c
 
 
 REFERENCES = {
-    "klip_ct_abdomen": [{}, {"operator#name": "sparse_view"}],
+    "klip_ct_abdomen": [
+        {},
+        {"operator#name": "sparse_view"},
+        {"inferer#sharp": True},
+        {"operator#name": "sparse_view", "inferer#sharp": True},
+    ],
     "klip_ct_phantom": [
         {},
         {"operator#name": "limited_angle", "operator#angle_range": 120.0},

@@ -65,19 +65,15 @@ def save_comparison(comparison: Comparison, output_dir: str | Path, *, provenanc
         (staging / "study.md").write_text(comparison_to_markdown(comparison), encoding="utf-8")
         write_summary(staging / "study.json", figures | {"provenance": dict(provenance)})
         for kind, study in comparison.studies.items():
-            _draw(_roc(kind, study), staging / f"roc_{_slug(kind)}.png")
+            write_png(_roc(kind, study), staging / f"roc_{_slug(kind)}.png")
         for kind, examples in comparison.examples.items():
-            _draw(_gallery(examples), staging / f"maps_{_slug(kind)}.png")
+            write_png(_gallery(examples), staging / f"maps_{_slug(kind)}.png")
         if comparison.curve is not None:
-            _draw(_density(comparison.curve), staging / "density.png")
+            write_png(_density(comparison.curve), staging / "density.png")
 
 
 def _slug(kind: str) -> str:
     return "".join(c if c.isalnum() else "_" for c in kind)
-
-
-def _draw(figure: Figure, path: Path) -> None:
-    write_png(figure, path)
 
 
 def _roc(kind: str, study: SliceStudy) -> Figure:

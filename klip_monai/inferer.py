@@ -11,6 +11,7 @@ import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
+from klip_monai.freed_memory import keep_freed_memory
 from klip_monai.physics import GaussianNoise, LinearOperator, Measurement, Noise
 from klip_monai.prior import Denoiser, log_sigmas
 from klip_monai.sampling import (
@@ -328,6 +329,7 @@ class KLIPInferer(Inferer):
             Density, float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``, nats per pixel, mean over samples; and the
             posterior samples (B, S, H, W).
         """
+        keep_freed_memory()
         y, std = measurement.y.repeat_interleave(self.samples, dim=0), measurement.std
         if isinstance(std, torch.Tensor):
             std = std.expand_as(measurement.y).repeat_interleave(self.samples, dim=0)

@@ -78,6 +78,7 @@ def calibrate(score: KLIPScore, scans: Iterable[Scan], *, settings: Mapping[str,
     density, contrast, slices = [], [], []
     around_px = contrast_px(score.grid.pixel_mm)
     for images, body in scans:
+        body = score.counted(body)
         density.append(score.densities(images).movedim(1, -1)[body[:, 0]].numpy())
         contrast.append(local_contrast(images, sigma_px=around_px)[body].numpy())
         slices.append(len(images))

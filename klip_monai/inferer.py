@@ -63,6 +63,9 @@ class KLIPInferer(Inferer):
         calibration: how strongly an ID reference is to calibrate the map, 0 (not) to 1 (fully), by what healthy tissue
             of the same local contrast scores (see :class:`klip_monai.scoring.ExpectedDensity`). The inferer's own map
             is not calibrated.
+        skin_px: rim of the body that heat maps and scores leave out, in pixels of the prior's grid: skin folds, the
+            navel and what lies on the skin differ from person to person, and no organ lies there. The inferer's own map
+            has it.
         sharp: gives the density of all spatial frequencies too, as a second channel. Calibrated heat maps are the
             larger of both, so that bright things with sharp edges, which low-pass and calibration play down, stand out
             as well. It costs no pass.
@@ -102,6 +105,7 @@ class KLIPInferer(Inferer):
         lowpass_px: float = 1.0,
         smoothing_px: float = 1.5,
         calibration: float = 1.0,
+        skin_px: float = 0.0,
         sharp: bool = False,
         twins: int = 0,
         twin_sigma: float = 1.0,
@@ -140,8 +144,10 @@ class KLIPInferer(Inferer):
             raise ValueError(f"sharp: got it with {twins} twins, expected one of the two")
         if not 0 <= calibration <= 1:
             raise ValueError(f"calibration: got {calibration}, expected 0 (none) to 1 (full)")
+        if skin_px < 0:
+            raise ValueError(f"skin_px: got {skin_px}, expected 0 pixels or more")
         self.lowpass_px, self.smoothing_px, self.calibration = lowpass_px, smoothing_px, float(calibration)
-        self.sharp = sharp
+        self.skin_px, self.sharp = float(skin_px), sharp
         self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
@@ -159,6 +165,7 @@ class KLIPInferer(Inferer):
         names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px", "calibration"]
         names += ["window_levels", "draws"] if self.estimator == "renoised" else []
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
+        names += ["skin_px"] if self.skin_px else []
         names += ["sharp"] if self.sharp else []
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
         if self.data_operator is not None:

@@ -33,7 +33,7 @@ from klip_monai.physics import (
     bounded_least_squares,
 )
 from klip_monai.prior import Denoiser
-from klip_monai.standard import PriorGrid, body_mask
+from klip_monai.standard import PriorGrid, beneath_skin, body_mask
 
 CG_ITERATIONS = 15
 """Conjugate-gradient steps for raw data: many finely spaced rays need more than the few views that bundles simulate."""
@@ -190,7 +190,8 @@ class SinogramCase:
     Attributes:
         measured: what was scored.
         reconstruction: posterior sample, float32 (H, W) in [-1, 1].
-        heatmap: smoothed KL density, float32 (H, W), nats per pixel, 0 outside of the object.
+        heatmap: smoothed KL density, float32 (H, W), nats per pixel, 0 outside of the object and in the
+            rim that the inferer leaves out.
         provenance: bundle, weights hash and settings, JSON-able.
     """
 
@@ -218,7 +219,7 @@ def score_sinogram(
     std = std.to(device) if isinstance(std, torch.Tensor) else std
     heatmap, samples = inferer.score_measurement(Measurement(y, std), network)
     sample = samples[0, :1].clamp(-1, 1).cpu()
-    heatmap = heatmap.cpu() * _object(sample[None], measured.scale)
+    heatmap = heatmap.cpu() * beneath_skin(_object(sample[None], measured.scale), skin_px=inferer.skin_px)
     return sample[0].numpy(), heatmap[0, 0].numpy()
 
 

@@ -161,6 +161,23 @@ def body_mask(images_hu: torch.Tensor, *, body_hu: float) -> torch.Tensor:
     return torch.from_numpy(mask)[:, None]
 
 
+def beneath_skin(body: torch.Tensor, *, skin_px: float) -> torch.Tensor:
+    """The body without its rim: pixels farther than ``skin_px`` pixels from all that is not body, in their slice.
+
+    Args:
+        body: bool (Z, 1, H, W).
+        skin_px: thickness of the rim in pixels; 0 leaves the body as it is. Beyond the image there is no body.
+
+    Returns:
+        bool (Z, 1, H, W).
+    """
+    if skin_px == 0:
+        return body
+    padded = np.pad(body.cpu().numpy()[:, 0], ((0, 0), (1, 1), (1, 1)))
+    depth = np.stack([ndimage.distance_transform_edt(plane) for plane in padded])[:, None, 1:-1, 1:-1]
+    return torch.from_numpy(depth > skin_px).to(body.device)
+
+
 def body_of(images: torch.Tensor, grid: PriorGrid) -> torch.Tensor:
     """Body mask of standard slices, float (Z, 1, H, W) in [-1, 1]; the format's ``body_hu`` must lie in its window."""
     low, high = grid.hu_window

@@ -23,7 +23,7 @@ from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.outputs import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import IDReference, threshold_heatmap
-from klip_monai.standard import PriorGrid, standard_slices, to_source_grid
+from klip_monai.standard import PriorGrid, beneath_skin, standard_slices, to_source_grid
 
 Data = dict[Hashable, Any]
 
@@ -173,22 +173,25 @@ class CalibrateHeatmapd(MapTransform):
 
 
 class BodyOnlyd(MapTransform):
-    """Set maps to zero outside of the body, and note the maximum that is left: the scan score.
+    """Set maps to zero outside of the body and in its rim, and note the maximum that is left: the scan score.
 
     Args:
         keys: keys of maps, MetaTensor (1, H, W, Z), nats per pixel.
         body_key: key of the body mask.
+        skin_px: thickness of the rim, see :class:`klip_monai.inferer.KLIPInferer`.
         score_key: where the scan score goes, a float.
     """
 
-    def __init__(self, keys: KeysCollection, *, body_key: str, score_key: str = "scan_score") -> None:
+    def __init__(
+        self, keys: KeysCollection, *, body_key: str, skin_px: float = 0.0, score_key: str = "scan_score"
+    ) -> None:
         super().__init__(keys)
-        self.body_key, self.score_key = body_key, score_key
+        self.body_key, self.skin_px, self.score_key = body_key, skin_px, score_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Mask the maps."""
         d = dict(data)
-        body = torch.as_tensor(d[self.body_key]).as_subclass(torch.Tensor).bool()
+        body = _stack(beneath_skin(_unstack(d[self.body_key]).bool(), skin_px=self.skin_px))
         for key in self.key_iterator(d):
             d[key] = d[key] * body.to(d[key].device)
             d[self.score_key] = float(d[key].max())
@@ -239,11 +242,15 @@ class KLIPScore(Transform):
             body: bool (Z, 1, H, W).
 
         Returns:
-            Float32 (Z, 1, H, W), zero outside of the body.
+            Float32 (Z, 1, H, W), zero outside of the body and in the rim that the inferer leaves out.
         """
         density = self.densities(images)
         heatmap = density[:, :1] if self.reference is None else self.reference.expected.heatmap(density, images.cpu())
-        return heatmap * body.cpu()
+        return heatmap * self.counted(body.cpu())
+
+    def counted(self, body: torch.Tensor) -> torch.Tensor:
+        """The pixels of a body mask, bool (Z, 1, H, W), that heat maps cover."""
+        return beneath_skin(body, skin_px=self.inferer.skin_px)
 
     def densities(self, images: torch.Tensor) -> torch.Tensor:
         """Standard slices (Z, 1, H, W) to what the inferer makes of them: float32 (Z, 1 or 2, H, W) on the CPU."""

@@ -12,7 +12,15 @@ from monai.data import MetaTensor
 from scipy.spatial.transform import Rotation
 
 from klip_monai.errors import InputError
-from klip_monai.standard import Placement, PriorGrid, body_mask, resample_mask, standard_slices, to_source_grid
+from klip_monai.standard import (
+    Placement,
+    PriorGrid,
+    beneath_skin,
+    body_mask,
+    resample_mask,
+    standard_slices,
+    to_source_grid,
+)
 
 LOW, HIGH = PriorGrid().hu_window
 SIGNED_PERMUTATIONS = [
@@ -231,6 +239,18 @@ def test_body_mask_keeps_the_edge_of_the_body():
     images = torch.full((1, 1, 20, 20), -1000.0)
     images[0, 0, 4:16, 5:15] = 40.0
     assert torch.equal(body_mask(images, body_hu=-300)[0, 0], images[0, 0] > -300)
+
+
+@given(seed=st.integers(0, 1000), skin_px=st.floats(0.1, 6.0))
+@settings(deadline=None, max_examples=20)
+def test_the_rim_is_what_lies_that_near_to_anything_but_body(seed, skin_px):
+    body = torch.from_numpy(np.random.default_rng(seed).random((2, 1, 12, 15)) < 0.97)
+    outside = np.argwhere(~np.pad(body.numpy(), ((0, 0), (0, 0), (1, 1), (1, 1)))) - (0, 0, 1, 1)
+    inner = beneath_skin(body, skin_px=skin_px)
+    for z, _, y, x in np.ndindex(*body.shape):
+        distance = np.hypot(*(outside[outside[:, 0] == z][:, 2:] - (y, x)).T).min()
+        assert bool(inner[z, 0, y, x]) == (distance > skin_px)
+    assert beneath_skin(body, skin_px=0) is body
 
 
 def test_a_slice_stored_in_the_window_is_outlined_like_the_whole_scan():

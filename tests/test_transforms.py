@@ -24,7 +24,7 @@ from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.scoring import ExpectedDensity, IDReference
-from klip_monai.standard import PriorGrid, standard_slices
+from klip_monai.standard import PriorGrid, beneath_skin, standard_slices
 from klip_monai.training import Group, SliceSet, write_slice_set
 from klip_monai.transforms import (
     BodyOnlyd,
@@ -71,7 +71,9 @@ def evaluate(small_ct, inferer, post: list, *, calibration: IDReference | None =
         val_data_loader=DataLoader(Dataset([{"image": str(small_ct)}], pre), batch_size=1),
         network=Prior(),
         inferer=inferer,
-        postprocessing=Compose([*calibrate, BodyOnlyd("pred", body_key="body"), invert, *post]),
+        postprocessing=Compose(
+            [*calibrate, BodyOnlyd("pred", body_key="body", skin_px=inferer.skin_px), invert, *post]
+        ),
         decollate=True,
     )
     evaluator.run()
@@ -121,6 +123,21 @@ def test_maps_are_zero_outside_of_the_body(small_ct, inferer):
     corner = result["pred"][0, :5, :5]
     assert np.asarray(nib.load(small_ct).dataobj)[:5, :5].max() < -500
     assert float(corner.abs().max()) == 0
+
+
+def test_maps_and_scores_leave_out_the_rim_of_the_body(small_ct, inferer, reference):
+    rimless = inferer.changed(skin_px=3.0)
+    volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
+    slices = standard_slices(volume, GRID)
+    whole = KLIPScore(Prior(), inferer, grid=GRID, reference=reference).on_prior_grid(slices.images, slices.body)
+    score = KLIPScore(Prior(), rimless, grid=GRID, reference=reference)
+    inner = beneath_skin(slices.body, skin_px=3.0)
+    torch.testing.assert_close(score.on_prior_grid(slices.images, slices.body), whole * inner)
+    assert float((whole * ~inner).max()) > 0
+    by_engine = evaluate(small_ct, rimless, [], calibration=reference)
+    torch.testing.assert_close(by_engine["pred"].as_tensor(), score(volume).as_tensor())
+    assert by_engine["scan_score"] == pytest.approx(float((whole * inner).max()))
+    assert not torch.equal(score.counted(slices.body), slices.body)
 
 
 def test_labels_follow_the_thresholds_and_small_islands_vanish(reference):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -103,6 +104,7 @@ def run_anomaly_study(
     seed: int = 0,
     block_px: int = 8,
     device: torch.device | str = "cpu",
+    keep: str | Path | None = None,
 ) -> AnomalyStudy:
     """Score held-out healthy slices, and the same slices with anomalies, under each of several settings.
 
@@ -115,6 +117,7 @@ def run_anomaly_study(
         seed: of the anomalies.
         block_px: side of the blocks, in pixels.
         device: where to score.
+        keep: folder to keep scores in; the same study run again goes on from there. None keeps nothing.
 
     Raises:
         InputError: for too few slices, slices without room for anomalies, or a patient on both sides.
@@ -134,6 +137,7 @@ def run_anomaly_study(
             progress=progress,
             block_px=block_px,
             device=device,
+            keep=keep,
         )
     sources = [healthy.group_of(index).source for index in range(0, len(healthy), stride)]
     by_source = {source: sources.count(source) for source in sorted(set(sources))}

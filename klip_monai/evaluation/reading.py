@@ -27,6 +27,7 @@ class Reading:
         calibration: also give the map calibrated by what healthy tissue of the same local contrast scores, with this
             strength (see :class:`klip_monai.scoring.ExpectedDensity`); 0 does not.
         sharp: the calibrated map is the larger of this and the density of all spatial frequencies, see there.
+        skin_px: rim of the body that the map leaves out, pixels.
     """
 
     window: tuple[float, float] | None = None
@@ -35,6 +36,7 @@ class Reading:
     statistic: Literal["max", "sum"] = "max"
     calibration: float = 0.0
     sharp: bool = False
+    skin_px: float = 0.0
 
 
 def ablation(window: tuple[float, float], *, lowpass_px: float, smoothing_px: float) -> dict[str, Reading]:

@@ -38,6 +38,7 @@ class Scored:
         smoothing_px: smoothing that the maps are meant to be given, pixels.
         statistic: how a smoothed map becomes a slice score.
         calibration: how strongly the map is also to be calibrated by local contrast; 0 not, unless there are two.
+        skin_px: rim of the body that the map is to leave out, pixels.
         passes: NFE, network passes a slice.
         seconds: wall time a slice.
         memory_mb: most memory taken while scoring, above what was taken before; None where it cannot be told.
@@ -49,6 +50,7 @@ class Scored:
     smoothing_px: float
     statistic: Literal["max", "sum"]
     calibration: float
+    skin_px: float
     passes: int
     seconds: float
     memory_mb: float | None
@@ -119,13 +121,14 @@ def _layout(method: Method | Readings, smoothing_px: float) -> dict[str, Scored]
     """What there will be, still empty."""
 
     def empty(reading: Reading) -> Scored:
-        how = (reading.smoothing_px, reading.statistic, reading.calibration)
+        how = (reading.smoothing_px, reading.statistic, reading.calibration, reading.skin_px)
         return Scored(None, None, *how, passes=0, seconds=0.0, memory_mb=None, settings={})
 
     if isinstance(method, Readings):
         return {name: empty(reading) for name, reading in method.readings.items()}
     if isinstance(method, KLIPInferer):
-        return {"": empty(Reading(smoothing_px=method.smoothing_px, calibration=method.calibration))}
+        names = ("smoothing_px", "calibration", "skin_px")
+        return {"": empty(Reading(**{name: getattr(method, name) for name in names}))}
     return {"": empty(Reading(smoothing_px=smoothing_px))}
 
 

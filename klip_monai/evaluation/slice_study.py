@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.scored import Scored, score_slices
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import ContrastSums, ExpectedDensity, contrast_px, local_contrast, smooth
-from klip_monai.standard import PriorGrid
+from klip_monai.standard import PriorGrid, beneath_skin
 
 STRATA_MM = ((0.0, 8.0), (8.0, 14.0), (14.0, float("inf")))
 """Equivalent radius of the anomaly in its slice: low <= radius < high, mm."""
@@ -254,11 +254,15 @@ def _parts(
         return [_Part(None, None, values.numpy()) for values in scored.scores.split(sizes)]
     density = scored.maps
     maps = smooth(density, sigma_px=scored.smoothing_px)
+    counted = [beneath_skin(group.body, skin_px=scored.skin_px) for group in groups]
     if calibrated:
-        expected = expected_density(maps[-sizes[-1] :], groups[-1], grid, strength=scored.calibration)
+        healthy = replace(groups[-1], body=counted[-1])
+        expected = expected_density(maps[-sizes[-1] :], healthy, grid, strength=scored.calibration)
         density, maps = (expected.heatmap(values, images) for values in (density, maps))
     else:
         density, maps = density[:, :1], maps[:, :1]
+    if scored.skin_px:
+        density, maps = (values * torch.cat(counted) for values in (density, maps))
     parts = zip(density.split(sizes), maps.split(sizes), groups, strict=True)
     return [_Part(d, m, _slice_scores(d, m, group.body, scored.statistic)) for d, m, group in parts]
 

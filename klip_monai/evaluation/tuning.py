@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from klip_monai.io.atomic import publish
 from klip_monai.io.summary import write_summary
 from klip_monai.prior import log_sigmas
 from klip_monai.scoring import Window, contrast_px, local_contrast, smooth
-from klip_monai.standard import PriorGrid
+from klip_monai.standard import PriorGrid, beneath_skin
 
 _DEFAULTS: Mapping[str, Any] = {
     "edges": 9,
@@ -33,6 +33,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "smoothing_px": [1.5, 3.0],
     "calibration": [0.0, 0.5, 1.0],
     "sharp": [False],
+    "skin_px": [0.0],
 }
 _SHOWN = 25
 
@@ -47,6 +48,7 @@ class Setting:
         lowpass_px, smoothing_px: in pixels.
         calibration: how strongly, by what healthy tissue of the same local contrast scores.
         sharp: whether the density of all spatial frequencies competes with the calibrated one.
+        skin_px: rim of the body that is left out.
         image_level: by kind of anomaly, AUROC over in-body pixels, averaged over slices.
         slice_level: by kind, AUROC of the in-body maximum.
         mean: of all these.
@@ -58,6 +60,7 @@ class Setting:
     smoothing_px: float
     calibration: float
     sharp: bool
+    skin_px: float
     image_level: Mapping[str, float]
     slice_level: Mapping[str, float]
     mean: float
@@ -67,8 +70,8 @@ def tune(study: Study, *, keep: str | Path | None = None) -> list[Setting]:
     """Search the settings that the study's ``grid`` spans, for each of its rows that is KLIP.
 
     ``edges`` is a list of descending noise levels, or how many, spread over the row's window; every pair of them is a
-    window. ``lowpass_px``, ``smoothing_px``, ``calibration`` and ``sharp`` are lists. No anomalous data but the
-    synthetic ones takes part; slices chosen on must not be those reported on later.
+    window. ``lowpass_px``, ``smoothing_px``, ``calibration``, ``sharp`` and ``skin_px`` are lists. No anomalous data
+    but the synthetic ones takes part; slices chosen on must not be those reported on later.
 
     Args:
         study: from :func:`klip_monai.evaluation.study_file.read_study`.
@@ -134,11 +137,11 @@ def _points(bins: Readings, search: Mapping[str, Any]) -> list[tuple[slice, Read
     """Every setting, with the bins that its density is the sum of."""
     edges = sorted({level for bin in bins.readings.values() for level in bin.window or ()}, reverse=True)
     points: list[tuple[slice, Reading]] = []
-    others = [search[name] for name in ("lowpass_px", "smoothing_px", "calibration", "sharp")]
+    others = [search[name] for name in _DEFAULTS if name != "edges"]
     for first, last in itertools.combinations(range(len(edges)), 2):
-        for lowpass, smoothing, calibration, sharp in itertools.product(*others):
+        for lowpass, smoothing, calibration, sharp, skin in itertools.product(*others):
             window, widths = (edges[first], edges[last]), (float(lowpass), float(smoothing))
-            reading = Reading(window, *widths, calibration=float(calibration), sharp=bool(sharp))
+            reading = Reading(window, *widths, calibration=float(calibration), sharp=bool(sharp), skin_px=float(skin))
             points.append((slice(first, last), reading))
     return points
 
@@ -157,9 +160,12 @@ def _judge(
     density = torch.cat([_sum_of(densities, f"{width:g}/", bins) for width in widths], dim=1)
     maps = smooth(density, sigma_px=reading.smoothing_px)
     sizes = [len(group) for group in groups]
+    counted = [beneath_skin(group.body, skin_px=reading.skin_px) for group in groups]
     if reading.calibration or reading.sharp:
-        expected = expected_density(maps[-sizes[-1] :], groups[-1], grid, strength=reading.calibration)
+        known = replace(groups[-1], body=counted[-1])
+        expected = expected_density(maps[-sizes[-1] :], known, grid, strength=reading.calibration)
         maps = expected.heatmap_at(maps, contrast)
+    maps = maps * torch.cat(counted)
     well, *ill, _ = maps.split(sizes)
     healthy = slice_scores(well, groups[0].body)
     image_level, slice_level = {}, {}
@@ -170,7 +176,7 @@ def _judge(
         slice_level[kind] = auroc(np.concatenate([healthy, scores]), np.arange(-len(healthy), len(scores)) >= 0)
     mean = float(np.mean([*image_level.values(), *slice_level.values()]))
     window = Window(*reading.window) if reading.window else Window()
-    how = (reading.lowpass_px, reading.smoothing_px, reading.calibration, reading.sharp)
+    how = (reading.lowpass_px, reading.smoothing_px, reading.calibration, reading.sharp, reading.skin_px)
     return Setting(row, (window.high, window.low), *how, image_level, slice_level, mean)
 
 
@@ -200,6 +206,7 @@ def save_tuning(
         "inferer#smoothing_px": best.smoothing_px,
         "inferer#calibration": best.calibration,
         "inferer#sharp": best.sharp,
+        "inferer#skin_px": best.skin_px,
     }
     with publish(output_dir, overwrite=True) as staging:
         (staging / "tuning.md").write_text(tuning_to_markdown(settings, title=title), encoding="utf-8")
@@ -211,7 +218,7 @@ def save_tuning(
 def tuning_to_markdown(settings: Sequence[Setting], *, title: str) -> str:
     """The best settings as a table, image-level / slice-level AUROC for each kind of anomaly."""
     kinds = list(settings[0].image_level)
-    head = ["row", "window", "low-pass, px", "smoothing, px", "calibration", "sharp", *kinds, "mean"]
+    head = ["row", "window", "low-pass, px", "smoothing, px", "calibration", "sharp", "skin, px", *kinds, "mean"]
     body = [
         [
             s.row,
@@ -220,6 +227,7 @@ def tuning_to_markdown(settings: Sequence[Setting], *, title: str) -> str:
             f"{s.smoothing_px:g}",
             f"{s.calibration:g}",
             "yes" if s.sharp else "no",
+            f"{s.skin_px:g}",
             *(f"{s.image_level[kind]:.3f} / {s.slice_level[kind]:.3f}" for kind in kinds),
             f"{s.mean:.3f}",
         ]

@@ -129,15 +129,22 @@ def test_tuning_finds_a_setting_and_writes_it_as_an_overlay_of_the_bundle(done):
     assert "| fast |" in (done / "tuned" / "tuning.md").read_text()
 
 
-@pytest.mark.parametrize("sharp", [False, True])
-def test_a_window_s_figures_are_those_of_a_row_that_has_it_alone(tmp_path, sharp):
+@pytest.mark.parametrize(("sharp", "skin_px"), [(False, 0), (True, 0), (True, 3)])
+def test_a_window_s_figures_are_those_of_a_row_that_has_it_alone(tmp_path, sharp, skin_px):
     alone = {"KLIP": {"window": [3.0, 0.02], "window_levels": 6, "sampler_levels": 3, "smoothing_px": 1.5}}
-    grid = {"edges": [3.0, 0.3, 0.02], "lowpass_px": [1.0], "calibration": [0, 0.75], "sharp": [False, True]}
+    grid = {
+        "edges": [3.0, 0.3, 0.02],
+        "lowpass_px": [1.0],
+        "calibration": [0, 0.75],
+        "sharp": [False, True],
+        "skin_px": [0, 3],
+    }
     study = read_study(write(tmp_path, rows=alone, grid=grid), device="cpu")
-    how = ((3.0, 0.02), 1.5, 0.75 if sharp else 0, sharp)
-    whole = next(s for s in tune(study) if (s.window, s.smoothing_px, s.calibration, s.sharp) == how)
+    how = ((3.0, 0.02), 1.5, 0.75 if sharp else 0, sharp, skin_px)
+    whole = next(s for s in tune(study) if (s.window, s.smoothing_px, s.calibration, s.sharp, s.skin_px) == how)
     out = tmp_path / "out"
-    path = write(tmp_path, rows={"KLIP": {**alone["KLIP"], "lowpass_px": 1.0, "calibration": 0.75, "sharp": sharp}})
+    changed = {"lowpass_px": 1.0, "calibration": 0.75, "sharp": sharp, "skin_px": skin_px}
+    path = write(tmp_path, rows={"KLIP": {**alone["KLIP"], **changed}})
     assert CliRunner().invoke(app, ["evaluate", str(path), "-o", str(out), "--device", "cpu"]).exit_code == 0
     row = rows_of(tmp_path)["KLIP", sharp]
     assert whole.image_level["stars"] == pytest.approx(row["image_level"]["value"], abs=1e-6)

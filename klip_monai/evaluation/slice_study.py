@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -256,13 +256,13 @@ def _parts(
     maps = smooth(density, sigma_px=scored.smoothing_px)
     counted = [beneath_skin(group.body, skin_px=scored.skin_px) for group in groups]
     if calibrated:
-        healthy = replace(groups[-1], body=counted[-1])
-        expected = expected_density(maps[-sizes[-1] :], healthy, grid, strength=scored.calibration)
+        expected = expected_density(
+            maps[-sizes[-1] :], groups[-1].images, counted[-1], grid, strength=scored.calibration
+        )
         density, maps = (expected.heatmap(values, images) for values in (density, maps))
     else:
         density, maps = density[:, :1], maps[:, :1]
-    if scored.skin_px:
-        density, maps = (values * torch.cat(counted) for values in (density, maps))
+    density, maps = (values * torch.cat(counted) for values in (density, maps))
     parts = zip(density.split(sizes), maps.split(sizes), groups, strict=True)
     return [_Part(d, m, _slice_scores(d, m, group.body, scored.statistic)) for d, m, group in parts]
 
@@ -273,11 +273,21 @@ def _slice_scores(density: torch.Tensor, maps: torch.Tensor, body: torch.Tensor,
     return slice_scores(maps, body)
 
 
-def expected_density(maps: torch.Tensor, healthy: StudySlices, grid: PriorGrid, *, strength: float) -> ExpectedDensity:
-    """Expected density from the smoothed densities of healthy slices, (B, 1 or 2, H, W), to calibrate that strongly."""
+def expected_density(
+    maps: torch.Tensor, images: torch.Tensor, counted: torch.Tensor, grid: PriorGrid, *, strength: float
+) -> ExpectedDensity:
+    """Expected density from the smoothed densities of healthy slices, to calibrate that strongly.
+
+    Args:
+        maps: float32 (B, 1 or 2, H, W), nats per pixel.
+        images: the slices, float32 (B, 1, H, W) in [-1, 1].
+        counted: which pixels count, bool (B, 1, H, W).
+        grid: the prior's slice format.
+        strength: see :class:`klip_monai.scoring.ExpectedDensity`.
+    """
     around_px = contrast_px(grid.pixel_mm)
-    contrast = local_contrast(healthy.images, sigma_px=around_px)[healthy.body].numpy()
-    density = maps.movedim(1, -1)[healthy.body[:, 0]].numpy()
+    contrast = local_contrast(images, sigma_px=around_px)[counted].numpy()
+    density = maps.movedim(1, -1)[counted[:, 0]].numpy()
     alone = ExpectedDensity.fit(ContrastSums.of(density[:, 0], contrast), contrast_px=around_px, strength=strength)
     return alone.matched(density, contrast)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -162,8 +162,8 @@ def _judge(
     sizes = [len(group) for group in groups]
     counted = [beneath_skin(group.body, skin_px=reading.skin_px) for group in groups]
     if reading.calibration or reading.sharp:
-        known = replace(groups[-1], body=counted[-1])
-        expected = expected_density(maps[-sizes[-1] :], known, grid, strength=reading.calibration)
+        images = groups[-1].images
+        expected = expected_density(maps[-sizes[-1] :], images, counted[-1], grid, strength=reading.calibration)
         maps = expected.heatmap_at(maps, contrast)
     maps = maps * torch.cat(counted)
     well, *ill, _ = maps.split(sizes)

@@ -24,18 +24,19 @@ SLICE_MM = (4.0, 6.0)
 """Range of the distance between the slices of a phantom scan."""
 
 MIN_SCANS = 19
-"""With n healthy scans the smallest p-value is 1 / (1 + n)."""
+"""With scans of n people the smallest p-value is 1 / (1 + n)."""
 
 
-Scan = tuple[torch.Tensor, torch.Tensor]
-"""Standard slices of a healthy scan, float32 (Z, 1, H, W) in [-1, 1], and which pixels count, bool (Z, 1, H, W)."""
+Scan = tuple[torch.Tensor, torch.Tensor, int]
+"""Standard slices of a healthy scan, float32 (Z, 1, H, W) in [-1, 1], which of their pixels are body, bool
+(Z, 1, H, W), and the number of the person they are of."""
 
 
 def standardized(volumes: Iterable[MetaTensor], grid: PriorGrid) -> Iterator[Scan]:
-    """Volumes, float32 HU (1, X, Y, Z), in the slice format of a prior."""
-    for volume in volumes:
+    """Volumes, float32 HU (1, X, Y, Z), each of another person, in the slice format of a prior."""
+    for patient, volume in enumerate(volumes):
         slices = standard_slices(volume, grid)
-        yield slices.images, slices.body
+        yield slices.images, slices.body, patient
 
 
 def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Iterator[MetaTensor]:
@@ -45,7 +46,7 @@ def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Ite
 
 
 def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:
-    """Every scan in ``folder``: each sub-folder (a DICOM series) or volume file is one.
+    """Every scan in ``folder``: each sub-folder (a DICOM series) or volume file is one, of a person of its own.
 
     Raises:
         InputError: for a scan that cannot be read; a reference with holes would promise a wrong false-alarm rate.
@@ -57,9 +58,9 @@ def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:
 def set_scans(data: SliceSet, *, slices: int) -> Iterator[Scan]:
     """Runs of ``slices`` neighbouring slices of a slice set, each taken for a scan; shorter rests are left out."""
     first = 0
-    for group in data.groups:
+    for patient, group in enumerate(data.groups):
         for start in range(first, first + group.slices - slices + 1, slices):
-            yield data.stacked(range(start, start + slices))
+            yield *data.stacked(range(start, start + slices)), patient
         first += group.slices
 
 
@@ -73,18 +74,20 @@ def calibrate(score: KLIPScore, scans: Iterable[Scan], *, settings: Mapping[str,
         description: what the scans are.
 
     Raises:
-        InputError: for fewer than :data:`MIN_SCANS` scans.
+        InputError: for fewer than :data:`MIN_SCANS` scans, or scans of one person only.
     """
-    density, contrast, slices = [], [], []
+    density, contrast, slices, patients = [], [], [], []
     around_px = contrast_px(score.grid.pixel_mm)
-    for images, body in scans:
+    for images, body, patient in scans:
         body = score.counted(body)
         density.append(score.densities(images).movedim(1, -1)[body[:, 0]].numpy())
         contrast.append(local_contrast(images, sigma_px=around_px)[body].numpy())
         slices.append(len(images))
+        patients.append(patient)
     if len(density) < MIN_SCANS:
         raise InputError(
-            f"healthy scans: got {len(density)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; add scans"
+            f"healthy scans: got {len(density)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; "
+            "add scans of other people"
         )
     return IDReference.from_scans(
         density,
@@ -94,4 +97,5 @@ def calibrate(score: KLIPScore, scans: Iterable[Scan], *, settings: Mapping[str,
         settings=settings,
         slices=sorted(slices)[len(slices) // 2],
         description=description,
+        patients=patients,
     )

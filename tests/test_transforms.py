@@ -218,7 +218,8 @@ def test_a_slice_set_is_taken_in_runs_of_neighbouring_slices(tmp_path):
     write_slice_set([group(1, 7), group(2, 2), group(3, 3)], tmp_path, grid=grid)
     data = SliceSet(tmp_path)
     runs = list(set_scans(data, slices=3))
-    assert [len(images) for images, _ in runs] == [3, 3, 3]
+    assert [len(images) for images, _, _ in runs] == [3, 3, 3]
+    assert [patient for _, _, patient in runs] == [0, 0, 2]
     torch.testing.assert_close(runs[1][0][0], data[3]["image"])
     torch.testing.assert_close(runs[2][0][2], data[11]["image"])
     expected = standard_slices(random_scan(3, slices=3).image, grid)

@@ -34,7 +34,9 @@ from klip_monai.errors import InputError
 @app.command()
 def calibrate(
     bundle: BundleOption = None,
-    healthy: Annotated[Path | None, typer.Option(help="Folder of healthy scans: a sub-folder or file each.")] = None,
+    healthy: Annotated[
+        Path | None, typer.Option(help="Folder of healthy scans: a sub-folder or file each, one of each person.")
+    ] = None,
     slice_set: Annotated[Path | None, typer.Option(help="Or a slice set, from `klip-monai prepare`.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Split of the slice set.  \\[default: reference]")] = None,
     phantoms: Annotated[int | None, typer.Option(min=19, help="Or so many phantoms.")] = None,
@@ -90,8 +92,8 @@ def calibrate(
     target.parent.mkdir(parents=True, exist_ok=True)
     reference.save(target)
     out.print(
-        f"{target}: {len(reference.scan_scores)} scans, suspicious from {reference.suspicious:.3g}, "
-        f"strongly from {reference.strong:.3g}"
+        f"{target}: {len(reference.scan_scores)} scans of {reference.people} people (p is at least "
+        f"{reference.least_p:.2g}), suspicious from {reference.suspicious:.3g}, strongly from {reference.strong:.3g}"
     )
 
 

@@ -19,6 +19,8 @@ from klip_monai.evaluation.study_file import Entry, Study
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import log_sigmas
 from klip_monai.scoring import smooth
+from klip_monai.scoring.expected import RARE
+from klip_monai.standard import beneath_skin
 
 _CURVE_BINS, _CURVE_RANGE, _CURVE_SLICES = 18, (3.0, 0.02), 16
 _EXAMPLES = 4
@@ -147,10 +149,11 @@ def _curve(
     task = progress.add_task("density by noise level", total=1 + len(anomalous))
     for slices, region in ((healthy, healthy.body), *((s, s.masks) for s in anomalous.values())):
         pick = slice(0, _CURVE_SLICES)
+        counted = beneath_skin(slices.body[pick], skin_px=inferer.skin_px)
         _, total = spectra(
             slices.images[pick].to(study.device), entry.network, fast, edges=edges.tolist(), lowpass_px=[0.0]
         )
-        inside = region[pick, 0][:, None]
+        inside = region[pick] & counted
         means.append(((total[:, 0] * inside).sum(dim=(0, 2, 3)) / inside.sum() / width).tolist())
         progress.advance(task)
     by_kind = {kind: tuple(values) for kind, values in zip(anomalous, means[1:], strict=True)}
@@ -171,9 +174,10 @@ def _examples(
     last = list(scored.values())[-1]
     assert last.maps is not None
     maps = smooth(last.maps[:, :1], sigma_px=last.smoothing_px).split([len(group) for group in groups])
-    top = float(np.quantile(maps[0][groups[0].body].numpy(), 0.999))
+    counted = [beneath_skin(group.body, skin_px=last.skin_px) for group in groups]
+    top = float(np.quantile(maps[0][counted[0]].numpy(), RARE))
     pick = slice(0, _EXAMPLES)
     return {
-        kind: Examples(group.images[pick], group.masks[pick], values[pick] * group.body[pick], top)
-        for kind, group, values in zip(kinds, groups[1:-1], maps[1:-1], strict=True)
+        kind: Examples(group.images[pick], group.masks[pick], values[pick] * where[pick], top)
+        for kind, group, values, where in zip(kinds, groups[1:-1], maps[1:-1], counted[1:-1], strict=True)
     }

@@ -44,11 +44,13 @@ class HealthyStudy:
     Attributes:
         slices: slices of a run.
         runs: all of them.
-        called: share of the runs with p at most 0.05.
+        level: the p-value whose promise is checked: 0.05, or the smallest there is if that is larger.
+        called: share of the runs with p at most ``level``.
     """
 
     slices: int
     runs: tuple[HealthyRun, ...]
+    level: float
     called: float
 
 
@@ -72,7 +74,7 @@ def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int) -> Healt
     runs = []
     with study_progress() as progress:
         scans = progress.track(set_scans(data, slices=slices), total=len(groups), description="healthy runs")
-        for group, (images, body) in zip(groups, scans, strict=True):
+        for group, (images, body, _) in zip(groups, scans, strict=True):
             heat = score.on_prior_grid(images, body)
             inside, highest = heat[body], float(heat.max())
             runs.append(
@@ -85,7 +87,8 @@ def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int) -> Healt
                     float((inside >= reference.strong).float().mean()),
                 )
             )
-    return HealthyStudy(slices, tuple(runs), sum(run.p_value <= LEVEL for run in runs) / len(runs))
+    level = max(LEVEL, reference.least_p)
+    return HealthyStudy(slices, tuple(runs), level, sum(run.p_value <= level for run in runs) / len(runs))
 
 
 def healthy_to_markdown(study: HealthyStudy) -> str:
@@ -95,18 +98,18 @@ def healthy_to_markdown(study: HealthyStudy) -> str:
     for source, name in groups:
         runs = [run for run in study.runs if (run.source, run.group) == (source, name)]
         mean = [100 * sum(values) / len(runs) for values in zip(*((r.suspicious, r.strong) for r in runs), strict=True)]
-        called = sum(run.p_value <= LEVEL for run in runs)
+        called = sum(run.p_value <= study.level for run in runs)
         rows.append([source, name, str(len(runs)), str(called), *(f"{share:.2g} %" for share in mean)])
     total = [100 * sum(v) / len(study.runs) for v in zip(*((r.suspicious, r.strong) for r in study.runs), strict=True)]
     return "\n".join(
         [
             "# Healthy slices that had no part in the ID reference",
             "",
-            f"{len(study.runs)} runs of {study.slices} neighbouring slices, scored as scans. **p is at most {LEVEL:g} "
-            f"in {100 * study.called:.0f} %** (promised: at most {100 * LEVEL:.0f} %); {total[0]:.2g} % of the in-body "
-            f"pixels are suspicious (promised: 0.1 %), {total[1]:.2g} % strongly.",
+            f"{len(study.runs)} runs of {study.slices} neighbouring slices, scored as scans. **p is at most "
+            f"{study.level:.2g} in {100 * study.called:.0f} %** (promised: at most {100 * study.level:.0f} %); "
+            f"{total[0]:.2g} % of the in-body pixels are suspicious (promised: 0.1 %), {total[1]:.2g} % strongly.",
             "",
-            *table(["data set", "patient or range", "runs", f"p <= {LEVEL:g}", "suspicious", "strongly"], rows),
+            *table(["data set", "patient or range", "runs", f"p <= {study.level:.2g}", "suspicious", "strongly"], rows),
             "",
         ]
     )

@@ -141,7 +141,8 @@ class CaseReport:
             "Measurement": _measurement(settings.get("operator", {})),
             "Estimator": _estimator(settings),
             "Seed, device": ", ".join(str(origin[name]) for name in ("seed", "device") if name in origin),
-            "ID reference": f"{reference['healthy_scans']} scans of {reference['slices_per_healthy_scan']} slices, "
+            "ID reference": f"{reference['healthy_scans']} scans of {reference['healthy_people']} people, "
+            f"{reference['slices_per_healthy_scan']} slices each, "
             f"{reference['description']}",
             "Scan": f"{source['format']}, {' x '.join(map(str, source['shape']))} voxels of "
             f"{' x '.join(f'{mm:.3g}' for mm in source['spacing_mm'])} mm",

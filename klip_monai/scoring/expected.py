@@ -172,9 +172,14 @@ class ExpectedDensity:
 
 
 def leave_one_out(
-    density: Sequence[Values], contrast: Sequence[Values], *, contrast_px: float, strength: float = 1.0
+    density: Sequence[Values],
+    contrast: Sequence[Values],
+    *,
+    contrast_px: float,
+    strength: float = 1.0,
+    patients: Sequence[int] | None = None,
 ) -> tuple[ExpectedDensity, list[Values]]:
-    """The expected density of all healthy scans, and each scan calibrated by that of the others.
+    """The expected density of all healthy scans, and each scan calibrated by that of the other people's.
 
     Args:
         density: for each scan its in-body density, (N, 1), nats per pixel; or (N, 2) with the one of all spatial
@@ -182,22 +187,29 @@ def leave_one_out(
         contrast: for each scan the local contrast of the same pixels, (N,).
         contrast_px: the neighbourhood that the contrast was taken in, pixels.
         strength: see :class:`ExpectedDensity`.
+        patients: number of the person that each scan is of; None if each is of another.
 
     Returns:
-        The expected density, and for each scan its calibrated density (N,), which the scan itself had no part in: a new
-        healthy scan is treated alike, so thresholds from these values hold for it.
+        The expected density, and for each scan its calibrated density (N,), which its person had no part in: a scan of
+        a new healthy person is treated alike, so thresholds from these values hold for it.
+
+    Raises:
+        InputError: for scans of fewer than two people, or too few pixels.
     """
+    of = list(range(len(density)) if patients is None else patients)
+    if len(set(of)) < 2:
+        raise InputError(f"healthy scans: got {len(of)} of {len(set(of))} people, expected 2 people or more")
     sums = [ContrastSums.of(d[:, 0], c) for d, c in zip(density, contrast, strict=True)]
     step = -(-sum(map(len, contrast)) // _QUANTILE_PIXELS)
     thin = [(d[::step], c[::step]) for d, c in zip(density, contrast, strict=True)]
 
     def without(left_out: int | None) -> ExpectedDensity:
-        rest = [i for i in range(len(sums)) if i != left_out]
+        rest = [i for i, patient in enumerate(of) if patient != left_out]
         total = sums[rest[0]]
         for i in rest[1:]:
             total = total + sums[i]
         alone = ExpectedDensity.fit(total, contrast_px=contrast_px, strength=strength)
         return alone.matched(*(np.concatenate(pixels) for pixels in zip(*(thin[i] for i in rest), strict=True)))
 
-    calibrated = [without(i).calibrated(d, c) for i, (d, c) in enumerate(zip(density, contrast, strict=True))]
-    return without(None), calibrated
+    others = {patient: without(patient) for patient in of}
+    return without(None), [others[p].calibrated(d, c) for p, d, c in zip(of, density, contrast, strict=True)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ class IDReference:
         strong: threshold of label 2, nats per pixel: the 95 % quantile of ``scan_scores``.
         slices: number of slices of each reference scan (the maximum over more slices is higher).
         description: what the healthy scans were.
+        patients: number of the person that each of ``scan_scores`` is of; empty if each is of another.
     """
 
     key: str
@@ -42,6 +45,7 @@ class IDReference:
     strong: float
     slices: int
     description: str
+    patients: tuple[int, ...] = ()
 
     @classmethod
     def from_scans(
@@ -54,6 +58,7 @@ class IDReference:
         settings: Mapping[str, Any],
         slices: int,
         description: str,
+        patients: Sequence[int] | None = None,
     ) -> IDReference:
         """Make a reference.
 
@@ -66,15 +71,19 @@ class IDReference:
             settings: what the densities were made with.
             slices: slices of each scan.
             description: what the scans were.
+            patients: number of the person that each scan is of; None if each is of another.
 
         Raises:
-            InputError: for fewer than two scans, or too few pixels.
+            InputError: for scans of fewer than two people, or too few pixels.
         """
-        expected, calibrated = leave_one_out(density, contrast, contrast_px=contrast_px, strength=strength)
-        scores = tuple(sorted(float(values.max()) for values in calibrated))
+        patients = range(len(density)) if patients is None else patients
+        expected, calibrated = leave_one_out(
+            density, contrast, contrast_px=contrast_px, strength=strength, patients=patients
+        )
+        scores, of = zip(*sorted(zip((float(v.max()) for v in calibrated), patients, strict=True)), strict=True)
         suspicious = float(np.quantile(np.concatenate(calibrated), RARE))
         strong = max(float(np.quantile(scores, 0.95, method="higher")), suspicious)
-        return cls(settings_key(settings), expected, scores, suspicious, strong, slices, description)
+        return cls(settings_key(settings), expected, scores, suspicious, strong, slices, description, of)
 
     @classmethod
     def load(cls, path: str | Path) -> IDReference:
@@ -89,7 +98,8 @@ class IDReference:
             expected = ExpectedDensity(
                 **{**curve, "contrast": tuple(curve["contrast"]), "density": tuple(curve["density"])}
             )
-            return cls(**{**content, "expected": expected, "scan_scores": tuple(content["scan_scores"])})
+            lists = {name: tuple(content.get(name, ())) for name in ("scan_scores", "patients")}
+            return cls(**{**content, **lists, "expected": expected})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(
                 f"ID reference {path}: cannot be read ({error}); make it anew with `klip-monai calibrate`"
@@ -104,9 +114,27 @@ class IDReference:
         return self.key == settings_key(settings)
 
     def p_value(self, score: float) -> float:
-        """Conformal p-value of a scan score: the chance that a healthy scan scores at least as high.
+        """Conformal p-value of a scan score: the chance that a healthy scan of a new person scores at least as high.
 
-        (1 + number of reference scans scoring at least ``score``) / (1 + number of reference scans), valid for
-        exchangeable healthy scans (Vovk et al. 2005); never below 1 / (1 + number of reference scans).
+        (1 + the share of their scans that scores at least ``score``, summed over the reference's people) / (1 + number
+        of people): valid for exchangeable people, however alike the scans of each are (Lee, Barber, Willett 2023,
+        arXiv 2306.06342). With a scan each it is the usual one (Vovk et al. 2005). Never below :attr:`least_p`.
         """
-        return (1 + sum(s >= score for s in self.scan_scores)) / (1 + len(self.scan_scores))
+        return (1 + math.fsum(w for s, w in self.weighted_scores if s >= score)) / (1 + self.people)
+
+    @property
+    def people(self) -> int:
+        """How many people the healthy scans are of."""
+        return len(set(self.patients)) or len(self.scan_scores)
+
+    @property
+    def least_p(self) -> float:
+        """The p-value of a scan that scores above all healthy ones, 1 / (1 + number of people)."""
+        return 1 / (1 + self.people)
+
+    @property
+    def weighted_scores(self) -> list[tuple[float, float]]:
+        """Each of ``scan_scores`` with its share in the scans of its person."""
+        scans = Counter(self.patients)
+        shares = [1 / scans[patient] for patient in self.patients] or [1.0] * len(self.scan_scores)
+        return list(zip(self.scan_scores, shares, strict=True))

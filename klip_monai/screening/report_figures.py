@@ -35,17 +35,21 @@ class Threshold:
     def of(cls, reference: IDReference, false_alarm_rate: float) -> Threshold:
         """The lowest threshold beyond which every scan has a p-value of at most ``false_alarm_rate``.
 
-        With n healthy scans and k = floor(rate (n + 1)), it is the k-th highest of their scores, and a healthy scan is
-        beyond it with chance k / (n + 1) (Vovk et al. 2005).
+        It is the score of a healthy scan, and a healthy scan of a new person is beyond it with the chance that is the
+        p-value just above it; see :meth:`IDReference.p_value`.
 
         Raises:
             InputError: for a rate that is not between 0 and 1.
         """
         if not 0 < false_alarm_rate < 1:
             raise InputError(f"false_alarm_rate: got {false_alarm_rate}, expected a number between 0 and 1, as 0.05")
-        n = len(reference.scan_scores)
-        k = math.floor(false_alarm_rate * (n + 1) + 1e-9)
-        return cls(sorted(reference.scan_scores)[n - k] if k else math.inf, k / (n + 1))
+        threshold = cls(math.inf, 0.0)
+        for score in sorted(reference.scan_scores, reverse=True):
+            rate = reference.p_value(math.nextafter(score, math.inf))
+            if rate > false_alarm_rate + 1e-9:
+                break
+            threshold = cls(score, rate)
+        return threshold
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def test_healthy_slices_keep_the_promise_and_others_do_not(folder, tmp_path):
     alike = run_healthy_study(one, SliceSet(folder, split="alike"), slices=2)
     brighter = run_healthy_study(one, SliceSet(folder, split="brighter"), slices=2)
     assert (len(alike.runs), len(brighter.runs)) == (8, 4)
+    assert alike.level == brighter.level == pytest.approx(1 / 11), "the reference has ten people"
     assert alike.called <= 0.25
     assert brighter.called == 1
     assert all(run.strong > 0.001 for run in brighter.runs)

@@ -94,6 +94,19 @@ def test_a_scan_has_no_part_in_its_own_calibration():
     np.testing.assert_allclose(calibrated[2], density[2] * alone.average / alone.at(contrast[2]), rtol=1e-9)
 
 
+def test_a_person_has_no_part_in_the_calibration_of_its_scans():
+    scans = [healthy(5000, seed=seed) for seed in range(4)]
+    density, contrast = [d for d, _ in scans], [c for _, c in scans]
+    together = [d[:, None] for d in density]
+    _, calibrated = leave_one_out(together, contrast, contrast_px=1.5, patients=[0, 1, 1, 2])
+    rest = (0, 3)
+    others = ContrastSums.of(np.concatenate([density[i] for i in rest]), np.concatenate([contrast[i] for i in rest]))
+    alone = ExpectedDensity.fit(others, contrast_px=1.5)
+    np.testing.assert_allclose(calibrated[2], density[2] * alone.average / alone.at(contrast[2]), rtol=1e-9)
+    with pytest.raises(InputError, match="4 of 1 people, expected 2"):
+        leave_one_out(together, contrast, contrast_px=1.5, patients=[3, 3, 3, 3])
+
+
 def test_too_few_pixels_are_refused():
     with pytest.raises(InputError, match="got 50 in-body pixels, expected 200"):
         fitted(pixels=50)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +88,48 @@ def test_p_values_of_exchangeable_healthy_scans_are_uniform_in_rank():
     assert ((counts - expected) ** 2 / expected).sum() < 43.8  # 99.9 % quantile of chi-square with 19 degrees
     for level in (0.05, 0.2, 0.5):
         assert np.mean(p_values <= level) == pytest.approx(level, abs=4 * (level * (1 - level) / trials) ** 0.5)
+
+
+def test_scans_of_one_person_count_as_one():
+    made = replace(with_scores(1.0, 2.0, 3.0, 4.0, 5.0), patients=(0, 1, 1, 0, 2))
+    assert made.people == 3
+    assert made.least_p == 0.25
+    assert [made.p_value(s) for s in (0.5, 1.5, 2.5, 4.0, 4.5, 6.0)] == [1.0, 0.875, 0.75, 0.625, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("people", [4, 19])
+def test_p_values_hold_for_new_people_however_alike_the_scans_of_each_are(people):
+    rng, trials, scans = np.random.default_rng(5), 1000, 12
+    each, alone = [], []
+    of = np.repeat(np.arange(people + 1), scans)
+    for _ in range(trials):
+        scores = rng.normal(size=people + 1)[of] + 0.1 * rng.normal(size=of.size)
+        order = np.argsort(scores[scans:])
+        made = replace(with_scores(*scores[scans:]), patients=tuple(of[scans:][order].tolist()))
+        each.append(made.p_value(scores[0]))
+        alone.append(replace(made, patients=()).p_value(scores[0]))
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.asarray(each) <= level) <= level + 3 * (level * (1 - level) / trials) ** 0.5
+    if people == 4:
+        assert np.mean(np.asarray(alone) <= 0.05) > 0.15, "taken one by one they promise too much"
+
+
+def test_people_of_a_reference_follow_their_scans():
+    in_body = [np.full(300, 0.5) for _ in range(4)]
+    for values, highest in zip(in_body, (7.0, 3.0, 5.0, 4.0), strict=True):
+        values[17] = highest
+    made = made_from(in_body, alike(in_body), slices=3, description="", patients=[0, 0, 1, 2])
+    assert [round(score) for score in made.scan_scores] == [3, 4, 5, 7]
+    assert made.patients == (0, 2, 1, 0)
+
+
+def test_a_reference_without_people_has_one_for_each_scan(tmp_path):
+    made = reference()
+    content = {name: value for name, value in dataclasses.asdict(made).items() if name != "patients"}
+    (tmp_path / "reference.json").write_text(json.dumps(content))
+    read = IDReference.load(tmp_path / "reference.json")
+    assert read.people == made.people == 20
+    assert read.p_value(made.scan_scores[3]) == made.p_value(made.scan_scores[3])
 
 
 def test_ties_never_make_a_p_value_too_small():

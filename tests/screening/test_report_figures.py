@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from klip_monai.screening.report_figures import Histogram, Threshold, busy_hours
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(2, 120), st.floats(0.001, 0.999), st.integers(0, 5))
-def test_a_scan_lies_beyond_the_threshold_exactly_if_its_p_value_is_at_most_the_rate(scans, rate, seed):
+@given(st.integers(2, 120), st.floats(0.001, 0.999), st.integers(0, 5), st.booleans())
+def test_a_scan_lies_beyond_the_threshold_exactly_if_its_p_value_is_at_most_the_rate(scans, rate, seed, shared):
     healthy = reference(scans, seed=seed)
+    if shared:
+        healthy = replace(healthy, patients=tuple(i % 7 for i in range(scans)))
     threshold = Threshold.of(healthy, rate)
     assert threshold.rate <= rate + 1e-9
     around = np.asarray(healthy.scan_scores)

@@ -41,6 +41,9 @@ class KLIPInferer(Inferer):
         window: (high, low) noise levels that count, in units of the [-1, 1] image; None counts all that are visited.
         window_levels: intervals that the window is divided into (``renoised`` only).
         draws: passes over the window's levels per posterior sample (``renoised``), averaged.
+        crossed: takes (x0 - D) (D_y - D) for the square of the move (``renoised`` only), which keeps the streaks of few
+            views out of the density (see :class:`klip_monai.scoring.KLAccumulator`). Where its sum is negative, as in
+            pixels that hardly move, the density is 0.
         samples: posterior samples per slice, averaged.
         sampler: another posterior sampler than the fast one that the next four settings belong to, such as
             :class:`klip_monai.sampling.PredictorCorrector`. ``trajectory`` then scores along its path.
@@ -91,6 +94,7 @@ class KLIPInferer(Inferer):
         window: tuple[float, float] | None = (1.0, 0.085),
         window_levels: int = 15,
         draws: int = 1,
+        crossed: bool = False,
         samples: int = 1,
         sampler: PosteriorSampler | None = None,
         sampler_levels: int = 40,
@@ -127,7 +131,7 @@ class KLIPInferer(Inferer):
         self.operator, self.estimator, self.sampler = operator, estimator, sampler
         visited = (sampler.sigma_max, sampler.sigma_min) if sampler is not None else (sigma_max, sigma_min)
         self.window = Window(*(visited if window is None else window))
-        self.window_levels, self.draws, self.samples = window_levels, draws, samples
+        self.window_levels, self.draws, self.crossed, self.samples = window_levels, draws, crossed, samples
         self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
         self.noise: Noise = GaussianNoise(noise_std) if noise is None else noise
         self.data_operator = data_operator
@@ -163,7 +167,8 @@ class KLIPInferer(Inferer):
         """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
         names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
         names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px", "calibration"]
-        names += ["window_levels", "draws"] if self.estimator == "renoised" else []
+        if self.estimator == "renoised":
+            names += ["window_levels", "draws", *["crossed"] * self.crossed]
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
         names += ["skin_px"] if self.skin_px else []
         names += ["sharp"] if self.sharp else []
@@ -370,8 +375,8 @@ class KLIPInferer(Inferer):
         if renoised:
             levels = log_sigmas(self.window_levels + 1, sigma_max=self.window.high, sigma_min=self.window.low).tolist()
             for _ in range(self.draws):
-                renoise(posterior, x0, sigmas=levels, generator=generator, callback=report)
+                renoise(posterior, x0, sigmas=levels, generator=generator, callback=report, crossed=self.crossed)
         draws = self.draws if renoised else 1
         density = torch.cat([accumulator.density(draws=draws) for accumulator in accumulators], dim=1)
         shape = (len(measurement.y), self.samples)
-        return density.unflatten(0, shape).mean(dim=1), x0.unflatten(0, shape)[:, :, 0]
+        return density.unflatten(0, shape).mean(dim=1).clamp_min(0), x0.unflatten(0, shape)[:, :, 0]

@@ -405,3 +405,17 @@ def test_photons_take_the_place_of_white_noise_in_the_description():
     assert "noise" not in inferer().describe()
     moved = inferer(twins=1).with_operator(Identity(SHAPE), noise=noise)
     assert moved.describe() == inferer(operator=Identity(SHAPE), twins=1, noise=noise).describe()
+
+
+def test_crossing_is_a_setting_of_renoised_and_its_density_is_never_negative():
+    prior = GaussianDenoiser(mean=slices(1), std=0.1)
+    one = inferer(operator=OPERATOR, estimator="renoised", sampler_levels=12, smoothing_px=0.0, lowpass_px=0.0)
+    crossed = one.changed(crossed=True)
+    assert crossed.describe() == one.describe() | {"crossed": True}
+    assert crossed.passes == one.passes
+    plain, product = (each(slices(2), prior) for each in (one, crossed))
+    assert float(product.min()) == 0 < float(plain.min())
+    assert float((product - plain).abs().mean()) > 0.1 * float(plain.mean())
+    along = one.changed(estimator="trajectory")
+    torch.testing.assert_close(along.changed(crossed=True)(slices(2), prior), along(slices(2), prior))
+    assert along.changed(crossed=True).describe() == along.describe()

@@ -102,7 +102,7 @@ class Readings:
         result = {}
         for name, reading in self.readings.items():
             bins = spectrum.bins(Window(*reading.window) if reading.window is not None else Window())
-            result[name] = total[:, [lowpass.index(width) for width in widths[name]], bins].sum(dim=2)
+            result[name] = total[:, [lowpass.index(width) for width in widths[name]], bins].sum(dim=2).clamp_min(0)
         return result
 
 

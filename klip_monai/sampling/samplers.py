@@ -71,6 +71,7 @@ def renoise(
     sigmas: Sequence[float],
     generator: SliceGenerator,
     callback: Callback,
+    crossed: bool = False,
 ) -> None:
     """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other.
 
@@ -83,8 +84,9 @@ def renoise(
         sigmas: K + 1 descending levels: the edges of K intervals, each evaluated at its geometric middle.
         generator: source of all randomness, with B slices.
         callback: receives a :class:`Step` for each interval.
+        crossed: whether steps bring x0 along, as a second estimate of D_y.
     """
     for sigma, sigma_next in pairwise(sigmas):
         middle = (sigma * sigma_next) ** 0.5
         denoised, denoised_posterior = posterior(x0 + middle * generator.normal(x0), middle)
-        callback(Step(sigma, sigma_next, denoised, denoised_posterior))
+        callback(Step(sigma, sigma_next, denoised, denoised_posterior, x0 if crossed else None))

@@ -24,12 +24,15 @@ class Step:
         denoised_prior: D(x, s) at a level s within the interval (which one is the sampler's choice), float32
             (B, 1, H, W).
         denoised_posterior: D_y(x, s), same shape.
+        sample: the posterior sample that x is a noised copy of, same shape: its mean given x is D_y too. None if there
+            is none, or if it is not to count.
     """
 
     sigma: float
     sigma_next: float
     denoised_prior: torch.Tensor
     denoised_posterior: torch.Tensor
+    sample: torch.Tensor | None = None
 
 
 Callback = Callable[[Step], None]

@@ -44,6 +44,11 @@ class KLAccumulator:
     carry. Noise grain, which the measurement reveals in healthy tissue too, changes sign from pixel to pixel and drops
     out; a lesion does not. (Samples are never averaged before squaring.)
 
+    Steps that bring the posterior sample x0 along count with (x0 - D) (D_y - D) instead of the square. In expectation
+    it is the same, for D_y is the mean of x0 given x and y. But the posterior denoiser D_y is an approximation that,
+    after few views, spreads what the measurement says along the rays: streaks far from a lesion. What x0 does not share
+    changes sign from draw to draw and drops out.
+
     Args:
         window: the noise levels that count.
         lowpass_px: standard deviation of G in pixels; 0 counts all spatial frequencies, as in the paper.
@@ -68,7 +73,7 @@ class KLAccumulator:
             draws: number of passes over the window's levels whose sums were accumulated; their mean is returned.
 
         Returns:
-            float32 (B, 1, H, W), nats per pixel.
+            float32 (B, 1, H, W), nats per pixel; negative here and there where steps brought samples along.
 
         Raises:
             ValueError: if no step fell into the window.
@@ -79,8 +84,14 @@ class KLAccumulator:
 
 
 def squared_move(step: Step, *, lowpass_px: float) -> torch.Tensor:
-    """||G (D_y - D)||^2 of a step, pixel by pixel, float32 (B, 1, H, W); G as in :class:`KLAccumulator`."""
-    return smooth(step.denoised_posterior - step.denoised_prior, sigma_px=lowpass_px).square()
+    """||G (D_y - D)||^2 of a step, pixel by pixel, float32 (B, 1, H, W); G as in :class:`KLAccumulator`.
+
+    If the step has a sample x0, G (x0 - D) times G (D_y - D), which may be negative.
+    """
+    move = smooth(step.denoised_posterior - step.denoised_prior, sigma_px=lowpass_px)
+    if step.sample is None:
+        return move.square()
+    return move * smooth(step.sample - step.denoised_prior, sigma_px=lowpass_px)
 
 
 def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:

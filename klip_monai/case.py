@@ -21,7 +21,6 @@ from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, Writing, case_files, fi
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
-_LEVEL = 0.05  # p-values that readers would act on
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
 
 
@@ -114,6 +113,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "key": reference.key,
             "healthy_scans": len(reference.scan_scores),
             "healthy_people": reference.people,
+            "least_p": reference.least_p,
             "slices_per_healthy_scan": reference.slices,
             "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],
             "description": reference.description,
@@ -132,18 +132,12 @@ def versions() -> dict[str, str]:
 
 def remarks(slices: int, reference: IDReference) -> list[str]:
     """What a reader of the p-value has to know, in sentences; none for a scan like those of the reference."""
-    found = []
-    if reference.least_p > _LEVEL:
-        found.append(
-            f"p-value: the reference's healthy scans are of {reference.people} people, so p is never below "
-            f"{reference.least_p:.2g}; calibrate with {round(1 / _LEVEL) - 1} people or more."
-        )
-    if slices > 1.5 * reference.slices:
-        found.append(
-            f"p-value: got {slices} slices, the reference's healthy scans have {reference.slices}. The highest of more "
-            "slices is higher by chance, so p is too small; calibrate with scans of this length."
-        )
-    return found
+    if slices <= 1.5 * reference.slices:
+        return []
+    return [
+        f"p-value: got {slices} slices, the reference's healthy scans have {reference.slices}. The highest of more "
+        "slices is higher by chance, so p is too small; calibrate with scans of this length."
+    ]
 
 
 def _reading_remarks(volume: MetaTensor) -> list[str]:

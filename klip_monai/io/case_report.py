@@ -87,7 +87,8 @@ class CaseReport:
             sum(score < self.summary["scan_score"] for score in self.healthy_scores),
             len(self.healthy_scores),
         )
-        return f"above {'all' if below == number else f'{below} of'} {number} healthy scans"
+        people = self.summary["thresholds"]["healthy_people"]
+        return f"above {'all' if below == number else f'{below} of'} {number} healthy scans of {people} people"
 
     @property
     def figures(self) -> list[KeyFigure]:

@@ -113,6 +113,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "key": reference.key,
             "healthy_scans": len(reference.scan_scores),
             "healthy_people": reference.people,
+            "healthy": reference.in_words,
             "least_p": reference.least_p,
             "slices_per_healthy_scan": reference.slices,
             "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],

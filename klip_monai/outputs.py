@@ -256,7 +256,7 @@ def _headlines(writing: Writing) -> list[str]:
     thresholds, provenance = summary["thresholds"], summary["provenance"]
     return [
         f"Scan score {summary['scan_score']:.3g} {writing.case.unit}, p = {summary['p_value']:.3f}",
-        f"against {thresholds['healthy_scans']} healthy scans of {thresholds['healthy_people']} people "
+        f"against {thresholds['healthy']} "
         f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
         f"Prior {provenance['bundle']} {provenance['bundle_version']}",
         *summary["remarks"],

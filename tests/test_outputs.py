@@ -78,7 +78,7 @@ class Content(HTMLParser):
 def test_report_says_what_was_found_and_how(case: Case, page: Path) -> None:
     text = Content(page.read_text()).text
     summary = json.loads(page.with_name(file_names("ct-0a1b2c3d")["summary"]).read_text())
-    expected = [NOTICE, "above all 29 healthy scans", f"{summary['p_value']:.3f}", f"{summary['scan_score']:.3g}"]
+    expected = [NOTICE, "above all of 29 healthy scans", f"{summary['p_value']:.3f}", f"{summary['scan_score']:.3g}"]
     expected += [f"{summary['volume_ml'][name]:.1f} ml" for name in ("Suspicious", "Strongly suspicious")]
     expected += [f"{island['volume_ml']:.1f}" for island in summary["islands"]]
     expected += [

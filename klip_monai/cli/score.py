@@ -263,9 +263,8 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
     rows.add_row("input", escape(str(source)))
     rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
     rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit'].split(',')[0]}")
-    healthy = f"{thresholds['healthy_scans']} healthy scans of {thresholds['healthy_people']} people"
-    least = ", the smallest that so many people allow" if summary["p_value"] <= thresholds["least_p"] else ""
-    rows.add_row("p-value", f"{summary['p_value']:.3f} against {healthy}{least}")
+    least = ", the smallest that so many allow" if summary["p_value"] <= thresholds["least_p"] else ""
+    rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy']}{least}")
     for remark in summary["remarks"]:
         rows.add_row("", f"[yellow]{remark}[/yellow]")
     for name, volume in volumes.items():

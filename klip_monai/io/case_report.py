@@ -87,8 +87,7 @@ class CaseReport:
             sum(score < self.summary["scan_score"] for score in self.healthy_scores),
             len(self.healthy_scores),
         )
-        people = self.summary["thresholds"]["healthy_people"]
-        return f"above {'all' if below == number else f'{below} of'} {number} healthy scans of {people} people"
+        return f"above {'all' if below == number else below} of {self.summary['thresholds']['healthy']}"
 
     @property
     def figures(self) -> list[KeyFigure]:

@@ -128,6 +128,12 @@ class IDReference:
         return len(set(self.patients)) or len(self.scan_scores)
 
     @property
+    def in_words(self) -> str:
+        """How many healthy scans, and of how many people unless each is of another."""
+        scans = f"{len(self.scan_scores)} healthy scans"
+        return scans if self.people == len(self.scan_scores) else f"{scans} of {self.people} people"
+
+    @property
     def least_p(self) -> float:
         """The p-value of a scan that scores above all healthy ones, 1 / (1 + number of people)."""
         return 1 / (1 + self.people)

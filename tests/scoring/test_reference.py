@@ -94,6 +94,8 @@ def test_scans_of_one_person_count_as_one():
     made = replace(with_scores(1.0, 2.0, 3.0, 4.0, 5.0), patients=(0, 1, 1, 0, 2))
     assert made.people == 3
     assert made.least_p == 0.25
+    assert made.in_words == "5 healthy scans of 3 people"
+    assert with_scores(1.0, 2.0).in_words == "2 healthy scans"
     assert [made.p_value(s) for s in (0.5, 1.5, 2.5, 4.0, 4.5, 6.0)] == [1.0, 0.875, 0.75, 0.625, 0.5, 0.25]
 
 

@@ -83,11 +83,8 @@ class CaseReport:
     @property
     def standing(self) -> str:
         """Where the scan stands among the healthy ones, in words."""
-        below, number = (
-            sum(score < self.summary["scan_score"] for score in self.healthy_scores),
-            len(self.healthy_scores),
-        )
-        return f"above {'all' if below == number else below} of {self.summary['thresholds']['healthy']}"
+        below = sum(score < self.summary["scan_score"] for score in self.healthy_scores)
+        return f"above {'all' if below == len(self.healthy_scores) else below} of {self.summary['thresholds']['healthy']}"
 
     @property
     def figures(self) -> list[KeyFigure]:

@@ -84,7 +84,8 @@ class CaseReport:
     def standing(self) -> str:
         """Where the scan stands among the healthy ones, in words."""
         below = sum(score < self.summary["scan_score"] for score in self.healthy_scores)
-        return f"above {'all' if below == len(self.healthy_scores) else below} of {self.summary['thresholds']['healthy']}"
+        share = "all" if below == len(self.healthy_scores) else below
+        return f"above {share} of {self.summary['thresholds']['healthy']}"
 
     @property
     def figures(self) -> list[KeyFigure]:

@@ -195,6 +195,7 @@ class DaskWorkers:
         self._client, self._threads, self._own = client, threads, own
         self._executor: Executor = client.get_executor(pure=False)
         self._started: dict[str, tuple[float, str]] = {}
+        self._handed_over: dict[str, float] = {}
         self._number = 0
         client.subscribe_topic(_TOPIC, self._hear)
         self.dashboard = client.dashboard_link or ""
@@ -219,21 +220,31 @@ class DaskWorkers:
     def submit(self, job: Job) -> Future[Outcome]:
         """Hand a scan to the scheduler."""
         self._started.pop(job.entry.name, None)
+        self._handed_over[job.entry.name] = time.monotonic()
         self._number += 1
         key = f"{job.entry.name}-{os.getpid()}-{self._number}"
         inner = self._executor.submit(_score_here, job, self._threads, self._own, key=key)  # type: ignore[call-arg]
         return _translated(inner, forget=lambda: self._started.pop(job.entry.name, None))
 
     def running_since(self, name: str) -> float | None:
-        """When a worker told that it begins."""
-        return self._started[name][0] if name in self._started else None
+        """When a worker told that it begins.
+
+        In a cluster of our own no scan waits, so one that no worker tells of, as it froze before, began when it was
+        handed over.
+        """
+        if name in self._started:
+            return self._started[name][0]
+        return self._handed_over.get(name) if self._own else None
 
     def stop(self, name: str) -> None:
-        """Start its worker anew; without a nanny the worker is left to itself."""
-        address = self._started[name][1] if name in self._started else None
+        """Start its worker anew, or all of ours where it is not known; without a nanny the worker is left to itself."""
+        if name in self._started:
+            addresses = [self._started[name][1]]
+        else:
+            addresses = list(self._client.nthreads()) if self._own else []
         with suppress(ValueError, AssertionError, TimeoutError, OSError):
-            if address is not None:
-                self._client.restart_workers([address], timeout=60)
+            if addresses:
+                self._client.restart_workers(addresses, timeout=60)
 
     def _hear(self, event: tuple[float, Any]) -> None:
         """A worker has begun a scan."""

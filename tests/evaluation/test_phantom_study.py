@@ -126,7 +126,9 @@ def test_the_bundle_runs_the_study_with_all_rows(tmp_path):
     workflow.run()
     content = json.loads((tmp_path / "out" / "phantom_study.json").read_text())
     rows = {row["name"]: row for row in content["study"]["rows"] if row["calibrated"]}
-    restricted = [rows[name] for name in ("renoised", "trajectory", "renoised_window_only", "denoising_only")]
+    restricted = [
+        rows[name] for name in ("renoised", "renoised_crossed", "trajectory", "renoised_window_only", "denoising_only")
+    ]
     unrestricted = [rows[name] for name in ("renoised_unrestricted", "trajectory_unrestricted")]
     assert len(rows) == len(restricted) + len(unrestricted)
     windows = [row["settings"]["window"] for row in restricted]

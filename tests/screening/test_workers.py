@@ -54,14 +54,15 @@ def test_a_killed_process_and_a_killed_worker_leave_what_an_undisturbed_run_leav
     assert not list(tmp_path.rglob(".klip-staging*"))
 
 
+@pytest.mark.parametrize("when", ["done", "started"])
 def test_a_worker_that_hangs_is_started_anew_and_its_scans_get_another_try(
-    screened, archive, quick_bundle, tmp_path, monkeypatch
+    screened, archive, quick_bundle, tmp_path, monkeypatch, when
 ):
     frozen = []
 
     def freeze_the_worker(kind, *_):
-        """As soon as its first scan is done, so that it has begun others; it does not answer from then on."""
-        if kind == "done" and not frozen:
+        """As soon as its first scan is done or handed over: after it has begun others mostly, or before any."""
+        if kind == when and not frozen:
             frozen.extend(workers_of(os.getpid()))
             for pid in frozen:
                 os.kill(pid, signal.SIGSTOP)

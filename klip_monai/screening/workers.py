@@ -219,12 +219,18 @@ class DaskWorkers:
 
     def submit(self, job: Job) -> Future[Outcome]:
         """Hand a scan to the scheduler."""
-        self._started.pop(job.entry.name, None)
-        self._handed_over[job.entry.name] = time.monotonic()
+        name = job.entry.name
+        self._started.pop(name, None)
+        self._handed_over[name] = time.monotonic()
         self._number += 1
-        key = f"{job.entry.name}-{os.getpid()}-{self._number}"
+        key = f"{name}-{os.getpid()}-{self._number}"
         inner = self._executor.submit(_score_here, job, self._threads, self._own, key=key)  # type: ignore[call-arg]
-        return _translated(inner, forget=lambda: self._started.pop(job.entry.name, None))
+
+        def forget() -> None:
+            self._started.pop(name, None)
+            self._handed_over.pop(name, None)
+
+        return _translated(inner, forget=forget)
 
     def running_since(self, name: str) -> float | None:
         """When a worker told that it begins.

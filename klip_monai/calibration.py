@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 
 from klip_monai.errors import InputError
 from klip_monai.io import read_volume
+from klip_monai.io.dicom_source import person_of
 from klip_monai.phantom import random_scan
 from klip_monai.scoring import IDReference, contrast_px, local_contrast
 from klip_monai.standard import PriorGrid, standard_slices
@@ -33,10 +34,14 @@ Scan = tuple[torch.Tensor, torch.Tensor, int]
 
 
 def standardized(volumes: Iterable[MetaTensor], grid: PriorGrid) -> Iterator[Scan]:
-    """Volumes, float32 HU (1, X, Y, Z), each of another person, in the slice format of a prior."""
-    for patient, volume in enumerate(volumes):
+    """Volumes, float32 HU (1, X, Y, Z), in the slice format of a prior.
+
+    Scans with the same PatientID are of one person, every other scan of a person of its own.
+    """
+    people: dict[str | int, int] = {}
+    for place, volume in enumerate(volumes):
         slices = standard_slices(volume, grid)
-        yield slices.images, slices.body, patient
+        yield slices.images, slices.body, people.setdefault(person_of(volume) or place, len(people))
 
 
 def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Iterator[MetaTensor]:
@@ -46,7 +51,7 @@ def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Ite
 
 
 def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:
-    """Every scan in ``folder``: each sub-folder (a DICOM series) or volume file is one, of a person of its own.
+    """Every scan in ``folder``: each sub-folder (a DICOM series) or volume file is one.
 
     Raises:
         InputError: for a scan that cannot be read; a reference with holes would promise a wrong false-alarm rate.

@@ -43,7 +43,8 @@ class KLIPInferer(Inferer):
         draws: passes over the window's levels per posterior sample (``renoised``), averaged.
         crossed: takes (x0 - D) (D_y - D) for the square of the move (``renoised`` only), which keeps the streaks of few
             views out of the density (see :class:`klip_monai.scoring.KLAccumulator`). Where its sum is negative, as in
-            pixels that hardly move, the density is 0.
+            pixels that hardly move, the density is 0. Without posterior samples (``sampler_levels`` 0) nothing is
+            crossed.
         samples: posterior samples per slice, averaged.
         sampler: another posterior sampler than the fast one that the next four settings belong to, such as
             :class:`klip_monai.sampling.PredictorCorrector`. ``trajectory`` then scores along its path.
@@ -131,7 +132,9 @@ class KLIPInferer(Inferer):
         self.operator, self.estimator, self.sampler = operator, estimator, sampler
         visited = (sampler.sigma_max, sampler.sigma_min) if sampler is not None else (sigma_max, sigma_min)
         self.window = Window(*(visited if window is None else window))
-        self.window_levels, self.draws, self.crossed, self.samples = window_levels, draws, crossed, samples
+        self.window_levels, self.draws, self.samples = window_levels, draws, samples
+        # The least-squares image is no posterior sample that D_y could be the mean of.
+        self.crossed = crossed and (sampler is not None or sampler_levels > 0)
         self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
         self.noise: Noise = GaussianNoise(noise_std) if noise is None else noise
         self.data_operator = data_operator

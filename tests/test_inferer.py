@@ -419,3 +419,7 @@ def test_crossing_is_a_setting_of_renoised_and_its_density_is_never_negative():
     along = one.changed(estimator="trajectory")
     torch.testing.assert_close(along.changed(crossed=True)(slices(2), prior), along(slices(2), prior))
     assert along.changed(crossed=True).describe() == along.describe()
+    unsampled = one.changed(sampler_levels=0)
+    torch.testing.assert_close(unsampled.changed(crossed=True)(slices(2), prior), unsampled(slices(2), prior))
+    assert unsampled.changed(crossed=True).describe() == unsampled.describe()
+    assert unsampled.changed(crossed=True).changed(sampler_levels=12).describe() == crossed.describe()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import nibabel as nib
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
+from ct_files import write_series
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd
+from pydicom import Dataset as Header
 
-from klip_monai.calibration import MIN_SCANS, calibrate, set_scans, standardized
+from klip_monai.calibration import MIN_SCANS, calibrate, healthy_scans, set_scans, standardized
 from klip_monai.case import Case, remarks, save_case
 from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
@@ -207,6 +210,21 @@ def test_calibration_keeps_a_score_per_scan_and_refuses_too_few(small_ct, infere
     assert made.scan_scores[0] == pytest.approx(again(volume).meta["scan_score"], rel=1e-4)
     with pytest.raises(InputError, match="at least 19"):
         calibrate(score, standardized([volume], GRID), settings={}, description="one scan")
+
+
+def test_scans_with_one_patient_id_are_of_one_person(small_ct, tmp_path):
+    hu = np.full((3, 40, 40), -1000, dtype=np.int16)
+    hu[:, 8:32, 6:34] = 40
+    for name, patient, issuer in (("a", "1", "x"), ("b", "1 ", "x"), ("c", "2", "x"), ("d", "1", "y"), ("e", "", "x")):
+
+        def identify(_: int, header: Header, patient: str = patient, issuer: str = issuer) -> None:
+            header.PatientID, header.IssuerOfPatientID = patient, issuer
+
+        write_series(tmp_path / name, hu, pixel_spacing=(8.0, 8.0), edit=identify)
+    write_series(tmp_path / "f", hu, pixel_spacing=(8.0, 8.0), edit=lambda _, header: delattr(header, "PatientID"))
+    shutil.copy(small_ct, tmp_path / "g.nii.gz")
+    shutil.copy(small_ct, tmp_path / "h.nii.gz")
+    assert [patient for *_, patient in standardized(healthy_scans(tmp_path), GRID)] == [0, 0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_slice_set_is_taken_in_runs_of_neighbouring_slices(tmp_path):

@@ -35,7 +35,10 @@ from klip_monai.errors import InputError
 def calibrate(
     bundle: BundleOption = None,
     healthy: Annotated[
-        Path | None, typer.Option(help="Folder of healthy scans: a sub-folder or file each, one of each person.")
+        Path | None,
+        typer.Option(
+            help="Folder of healthy scans, a sub-folder or file each. Those with one PatientID are one person."
+        ),
     ] = None,
     slice_set: Annotated[Path | None, typer.Option(help="Or a slice set, from `klip-monai prepare`.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Split of the slice set.  \\[default: reference]")] = None,
@@ -145,6 +148,9 @@ def train(
     minutes: Annotated[float, typer.Option(min=0.01, help="Time to train, all parts of a resumed run together.")] = 180,
     from_scratch: Annotated[bool, typer.Option(help="Start from random weights.")] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Slices a step.  \\[default: the bundle's]")] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network first: takes a minute, then steps are faster.")
+    ] = False,
     device: DeviceOption = Device.auto,
     seed: SeedOption = 0,
 ) -> None:
@@ -155,7 +161,7 @@ def train(
     base = find_bundle(bundle)
     weights = base.root / "models" / "model.safetensors"
     new_bundle(base.root, output)
-    overrides = overrides_of(device=device) | {"dataset_dir": str(data), "minutes": minutes}
+    overrides = overrides_of(device=device) | {"dataset_dir": str(data), "minutes": minutes, "compile": compiled}
     if batch_size is not None:
         overrides["batch_size"] = batch_size
     if not from_scratch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -44,6 +45,27 @@ def source_headers(volume: MetaTensor) -> list[Dataset]:
     for header in _read(path, names):
         headers.setdefault(str(header.get("SOPInstanceUID", "")), _completed(header, path, slice_mm))
     return list(headers.values())
+
+
+@quiet_pydicom()
+def person_of(volume: MetaTensor) -> str | None:
+    """Which person a volume shows, as far as its files tell.
+
+    Args:
+        volume: of any origin; of DICOM files if it is from :func:`klip_monai.io.read_volume` and its `meta` says so.
+
+    Returns:
+        SHA-256 of PatientID and its issuer, 64 hexadecimal digits, or None without a PatientID.
+
+    Raises:
+        InputError: if DICOM files are gone.
+    """
+    if volume.meta.get("format") != "dicom" or not volume.meta["files"]:
+        return None
+    given, name = volume.meta["filename_or_obj"], volume.meta["files"].split(FILE_SEPARATOR)[0]
+    (header, *_) = _read(given if isinstance(given, ListedFiles) else Path(given), [name])
+    patient, issuer = (str(header.get(keyword, "")).strip() for keyword in ("PatientID", "IssuerOfPatientID"))
+    return hashlib.sha256(f"{issuer}\\{patient}".encode()).hexdigest() if patient else None
 
 
 def _read(path: Path | ListedFiles, names: Collection[str]) -> list[Dataset]:

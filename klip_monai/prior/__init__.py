@@ -18,13 +18,14 @@ from klip_monai.prior.patch_batches import PatchPrepareBatch
 from klip_monai.prior.patches import PatchDenoiser, PatchGrid, PatchNetwork
 from klip_monai.prior.sigmas import log_sigmas
 from klip_monai.prior.song_unet import SongUNet
-from klip_monai.prior.validation import DenoisingLoss, ValidationReport
+from klip_monai.prior.validation import BestWeights, DenoisingLoss, ValidationReport
 from klip_monai.prior.value_range import ValueRangeDenoiser
 from klip_monai.prior.variance_preserving import VariancePreservingDenoiser
 from klip_monai.prior.weights import load_weights, save_weights, weights_hash
 
 __all__ = [
     "BatchAugment",
+    "BestWeights",
     "Denoiser",
     "DenoisingLoss",
     "DiffusersUNet",

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
+from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import nn
 
 from klip_monai.errors import BundleError, InputError
@@ -70,6 +71,8 @@ class UNetDenoiser(nn.Module):
         space_to_depth: side s of the blocks; F sees (B, s*s + 2, H/s, W/s).
         sigma_data: standard deviation of the clean slices in [-1, 1] units.
         precision: arithmetic inside F; the preconditioning and everything outside stay float32.
+        dropout: share of the features that each residual block forgets before its second convolution, in training
+            only (Karras et al. 2022, appendix F.2).
 
     Raises:
         BundleError: if the shape is not divisible by s * 2^(levels - 1) or an option does not fit the others.
@@ -87,6 +90,7 @@ class UNetDenoiser(nn.Module):
         space_to_depth: int = 2,
         sigma_data: float = 0.5,
         precision: Literal["float32", "bfloat16"] = "float32",
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         attention = [i == len(channels) - 1 for i in range(len(channels))]
@@ -98,6 +102,8 @@ class UNetDenoiser(nn.Module):
             raise BundleError(f"sigma_data: got {sigma_data}, expected the positive standard deviation of the slices.")
         if precision not in ("float32", "bfloat16"):
             raise BundleError(f"precision: got {precision!r}, expected 'float32' or 'bfloat16'.")
+        if not 0 <= dropout < 1:
+            raise BundleError(f"dropout: got {dropout}, expected a share of at least 0 and below 1.")
         self.space_to_depth = space_to_depth
         self.sigma_data = sigma_data
         self.precision = precision
@@ -113,6 +119,11 @@ class UNetDenoiser(nn.Module):
             use_flash_attention=True,
         )
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if dropout:
+            # MONAI's residual blocks have no dropout; a hook adds it without renaming a weight.
+            for block in self.network.modules():
+                if isinstance(block, DiffusionUNetResnetBlock):
+                    block.conv2.register_forward_pre_hook(_Dropout(dropout))
 
     def forward(self, x: torch.Tensor, sigma: float | torch.Tensor, box: torch.Tensor | None = None) -> torch.Tensor:
         """Denoise.
@@ -160,6 +171,16 @@ class UNetDenoiser(nn.Module):
             )
         if box is not None and box.shape != (x.shape[0], 4):
             raise InputError(f"box: got shape {tuple(box.shape)}, expected ({x.shape[0]}, 4), four edges per patch.")
+
+
+class _Dropout:
+    """Forward pre-hook: dropout of a module's input while the module trains."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, module: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        return nn.functional.dropout(args[0], self.share, training=module.training), *args[1:]
 
 
 def per_slice(sigma: float | torch.Tensor, x: torch.Tensor) -> torch.Tensor:

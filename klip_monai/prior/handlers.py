@@ -90,8 +90,9 @@ class GradientClip:
 
     def __call__(self, engine: Engine) -> None:
         """Clip, or raise `KlipError` when the loss or the gradient is not finite."""
-        norm = float(nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm))
-        loss = float(engine.state.output[CommonKeys.LOSS].detach())  # type: ignore[index]
+        gradient = nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+        # Both at once: a GPU has to be waited for only once.
+        norm, loss = torch.stack([gradient, engine.state.output[CommonKeys.LOSS].detach()]).tolist()  # type: ignore[index]
         if not (math.isfinite(norm) and math.isfinite(loss)):
             raise KlipError(
                 f"training diverged at iteration {engine.state.iteration}: got loss {loss} and gradient norm {norm}, "

@@ -198,7 +198,10 @@ def leave_one_out(
     """
     of = list(range(len(density)) if patients is None else patients)
     if len(set(of)) < 2:
-        raise InputError(f"healthy scans: got {len(of)} of {len(set(of))} people, expected 2 people or more")
+        raise InputError(
+            f"healthy scans: got {len(of)} of {len(set(of))} people, expected 2 people or more; DICOM scans "
+            "with one PatientID are of one person, so give each person an ID of its own"
+        )
     sums = [ContrastSums.of(d[:, 0], c) for d, c in zip(density, contrast, strict=True)]
     step = -(-sum(map(len, contrast)) // _QUANTILE_PIXELS)
     thin = [(d[::step], c[::step]) for d, c in zip(density, contrast, strict=True)]

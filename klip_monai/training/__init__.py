@@ -2,11 +2,13 @@
 
 from klip_monai.training.import_weights import import_weights
 from klip_monai.training.new_bundle import new_bundle
+from klip_monai.training.resident_slices import ResidentSlices
 from klip_monai.training.slice_set import SliceGroup, SliceSet, read_manifest, write_slice_set
 from klip_monai.training.sources import Group, fill_clipped, picture_groups, read_picture, scan_groups
 
 __all__ = [
     "Group",
+    "ResidentSlices",
     "SliceGroup",
     "SliceSet",
     "fill_clipped",

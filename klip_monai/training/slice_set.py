@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -207,16 +208,33 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
             raise IndexError(f"index: got {index}, expected 0 to {len(self) - 1}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         group = self.groups[number]
-        if number not in self._files:
-            self._files[number] = np.load(self.folder / group.file, mmap_mode="r", allow_pickle=False)
-        plane = self._files[number][index - int(self._ends[number]) + group.slices]
+        plane = self.planes(number)[index - int(self._ends[number]) + group.slices]
         image = torch.from_numpy(np.array(plane, dtype=np.float32))[None]
-        return {"image": image, "weight": self._weight(image, group.clip_hu)}
+        return {"image": image, "weight": self.weight(image, self._lowest(group))}
 
-    def _weight(self, image: torch.Tensor, clip_hu: float | None) -> torch.Tensor:
-        """``filled_weight`` where the value was filled in: below what the source kept."""
-        if clip_hu is None:
-            return torch.ones_like(image)
+    def planes(self, number: int) -> NDArray[np.float16]:
+        """The slices of a group, by its place in ``groups``: float16 (slices, H, W), mapped from its file."""
+        if number not in self._files:
+            file = self.folder / self.groups[number].file
+            self._files[number] = np.load(file, mmap_mode="r", allow_pickle=False)
+        return self._files[number]
+
+    def lowest_known(self) -> torch.Tensor:
+        """For each slice, float32 (slices,), the lowest value in [-1, 1] that its source kept; below -1 if all."""
+        lowest = [self._lowest(group) for group in self.groups for _ in range(group.slices)]
+        return torch.tensor(lowest, dtype=torch.float32)
+
+    def weight(self, image: torch.Tensor, lowest: float | torch.Tensor) -> torch.Tensor:
+        """``filled_weight`` where the value was filled in, below what the source kept, and 1 elsewhere.
+
+        Args:
+            image: slices (..., H, W) in [-1, 1].
+            lowest: lowest value that the source kept, one for all or a tensor that broadcasts against ``image``.
+        """
+        return (image >= lowest).float().clamp_min(self.filled_weight)
+
+    def _lowest(self, group: SliceGroup) -> float:
+        if group.clip_hu is None:
+            return -math.inf
         low, high = self.grid.hu_window
-        clip = (clip_hu - low) / (high - low) * 2 - 1
-        return (image >= clip).float().clamp_min(self.filled_weight)
+        return (group.clip_hu - low) / (high - low) * 2 - 1

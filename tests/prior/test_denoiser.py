@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -117,6 +119,18 @@ def test_bfloat16_stays_close_and_speaks_float32(tiny_denoiser):
     assert 0 < float((half - full).abs().max()) < 0.1 * float(full.abs().max())
 
 
+def test_dropout_acts_in_training_only_and_names_no_weight(tiny_denoiser):
+    plain, x = randomised(tiny_denoiser()), torch.randn(2, 1, 16, 16)
+    dropping = tiny_denoiser(dropout=0.5)
+    dropping.load_state_dict(plain.state_dict())
+    with torch.inference_mode():
+        expected = plain.eval()(x, 0.4)
+        torch.testing.assert_close(dropping.eval()(x, 0.4), expected, rtol=0, atol=0)
+        first, second = dropping.train()(x, 0.4), copy.deepcopy(dropping)(x, 0.4)
+    assert not torch.equal(first, expected)
+    assert not torch.equal(first, second)
+
+
 def test_gradient_with_respect_to_the_input_is_that_of_the_denoiser(tiny_denoiser):
     denoiser, x = randomised(tiny_denoiser()), torch.randn(1, 1, 16, 16)
     direction = torch.randn_like(x)
@@ -142,6 +156,7 @@ def test_positions_are_not_among_the_weights(tiny_denoiser):
         ({"image_shape": [16, 16], "channels": [8, 16], "attention_levels": [True]}, "attention_levels"),
         ({"image_shape": [16, 16], "channels": [8, 16], "num_head_channels": 8, "sigma_data": 0.0}, "sigma_data"),
         ({"image_shape": [16, 16], "channels": [8, 16], "num_head_channels": 8, "precision": "int8"}, "precision"),
+        ({"image_shape": [16, 16], "channels": [8, 16], "num_head_channels": 8, "dropout": 1.0}, "dropout"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ignite.engine import Events
+from ignite.engine import Engine, Events
 from monai.engines import IterationEvents, SupervisedEvaluator
 from torch import nn
 from torch.utils.data import DataLoader
 
 from klip_monai.errors import BundleError, InputError, KlipError
 from klip_monai.prior import (
+    BestWeights,
     DenoisingLoss,
     EDMLoss,
     ExponentialMovingAverage,
@@ -22,6 +23,7 @@ from klip_monai.prior import (
     SeededBatchSampler,
     TimeBudget,
     ValidationReport,
+    load_weights,
 )
 from klip_monai.prior.handlers import warmup_cosine
 
@@ -183,6 +185,27 @@ def test_validation_reports_a_loss_per_level(tmp_path):
     assert [level for level, _ in first["loss_per_sigma"]] == pytest.approx([0.1, 2.0])
     assert [loss for _, loss in first["loss_per_sigma"]] == pytest.approx([1.0, 1.0], rel=0.05)
     assert evaluator.state.metrics["val_loss"] == pytest.approx(first["loss"])
+
+
+def test_the_weights_of_the_lowest_held_out_loss_are_kept_also_by_a_resumed_run(tiny_denoiser, tmp_path):
+    network, metric = tiny_denoiser(), DenoisingLoss(EDMLoss(0.5))
+    best = BestWeights(network, metric, path=tmp_path / "best.safetensors")
+    bias = next(network.parameters())
+
+    def validated(handler: BestWeights, loss: float) -> float:
+        """What the file holds after a validation of the weight ``loss`` that had this loss."""
+        nn.init.constant_(bias, loss)
+        metric.per_sigma = {0.1: loss, 1.0: loss}
+        handler(Engine(lambda *_: None))
+        return float(next(load_weights(handler.path, tiny_denoiser()).parameters()).detach().mean())
+
+    assert validated(best, 0.5) == 0.5
+    assert validated(best, 0.25) == 0.25
+    assert validated(best, 0.375) == 0.25
+    resumed = BestWeights(network, metric, path=best.path)
+    resumed.load_state_dict(best.state_dict())
+    assert validated(resumed, 0.375) == 0.25
+    assert validated(resumed, 0.125) == 0.125
 
 
 def test_validation_of_the_average_does_not_disturb_training(make_run, tiny_denoiser, toy_slices):

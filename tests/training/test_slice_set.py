@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import nibabel as nib
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from torch.utils.data import DataLoader
 
 from klip_monai.errors import InputError
 from klip_monai.phantom import random_scan
+from klip_monai.prior import SeededBatchSampler
 from klip_monai.standard import PriorGrid, standard_slices
-from klip_monai.training import Group, SliceSet, read_manifest, scan_groups, write_slice_set
+from klip_monai.training import Group, ResidentSlices, SliceSet, read_manifest, scan_groups, write_slice_set
 
 GRID = PriorGrid((64, 64), 6.0, body_hu=-140.0)
 
@@ -87,6 +90,26 @@ def test_what_the_source_clipped_away_has_no_weight(tmp_path):
     faint = SliceSet(tmp_path, filled_weight=0.2)
     assert torch.equal(faint[1]["weight"], item["weight"].clamp_min(0.2))
     assert torch.equal(faint.stacked([1])[1], SliceSet(tmp_path).stacked([1])[1]), "its HU stay unknown"
+
+
+def test_resident_slices_give_the_batches_that_a_data_loader_gives(tmp_path):
+    kept = group("bb", slices=4)
+    clipped = Group("clipped", "clipped", "train", 0.0, kept.volumes)
+    write_slice_set([group("a"), clipped], tmp_path, grid=GRID)
+    data = SliceSet(tmp_path, split="train", filled_weight=0.2)
+
+    def sampler() -> SeededBatchSampler:
+        return SeededBatchSampler(data, batch_size=3, seed=1)
+
+    resident = ResidentSlices(data, sampler(), device="cpu")
+    loader = DataLoader(data, batch_sampler=sampler())
+    assert len(resident) == len(loader) == 2
+    for batch, expected in islice(zip(resident, loader, strict=False), 5):
+        assert batch.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(batch[key], value, rtol=0, atol=0)
+    assert {float(weight) for weight in batch["weight"].unique()} <= {float(torch.tensor(0.2)), 1.0}
+    assert (data.lowest_known() > -1).tolist() == [False] * 3 + [True] * 4
 
 
 def test_balanced_weights_draw_groups_by_the_root_of_their_slices(tmp_path):

@@ -84,7 +84,12 @@ def test_a_folder_that_holds_something_else_is_not_trained_into(archive, tmp_pat
 def test_two_processes_train_one_prior(archive, tmp_path):
     grid = PriorGrid((32, 32), 12.0, body_hu=-140.0)
     write_slice_set(scan_groups(archive, held_out=0.4), tmp_path / "set", grid=grid)
-    settings = TINY | {"bundle_root": str(tmp_path), "dataset_dir": str(tmp_path / "set"), "minutes": 5}
+    settings = TINY | {
+        "bundle_root": str(tmp_path),
+        "dataset_dir": str(tmp_path / "set"),
+        "minutes": 5,
+        "resident": True,
+    }
     (tmp_path / "settings.json").write_text(json.dumps(settings))
     configs = [str(CONFIGS / name) for name in ("train.json", "multi_gpu_train.json")]
     done = run(

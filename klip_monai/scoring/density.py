@@ -6,10 +6,11 @@ Restricted to a window of noise levels and, optionally, to low spatial frequenci
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
-from monai.networks.layers import GaussianFilter
+from monai.networks.layers import gaussian_1d
 
 if TYPE_CHECKING:
     from klip_monai.sampling import Step
@@ -95,10 +96,12 @@ def squared_move(step: Step, *, lowpass_px: float) -> torch.Tensor:
 
 
 def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:
-    """Gaussian smoothing in the plane.
+    """Gaussian smoothing in the plane, zeros around.
+
+    Two products with banded matrices: the kernel of MONAI's GaussianFilter, in less time on a CPU.
 
     Args:
-        density: float (B, 1, H, W), nats per pixel.
+        density: float (B, C, H, W), nats per pixel.
         sigma_px: standard deviation in pixels; 0 leaves the density as it is.
 
     Returns:
@@ -106,7 +109,19 @@ def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:
     """
     if sigma_px == 0:
         return density
-    return torch.as_tensor(GaussianFilter(2, sigma_px, truncated=3.0).to(density.device)(density))
+    rows, columns = (_gaussian_matrix(n, sigma_px, density.dtype, density.device) for n in density.shape[-2:])
+    return rows @ density @ columns
+
+
+@lru_cache(maxsize=16)
+def _gaussian_matrix(n: int, sigma_px: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The symmetric matrix (n, n) that smooths a column of n pixels, out to 3 standard deviations."""
+    with torch.inference_mode(False):  # what is kept has to serve with gradients, too
+        kernel = gaussian_1d(torch.tensor(sigma_px), truncated=3.0)
+        reach = len(kernel) // 2
+        offset = torch.arange(n)[:, None] - torch.arange(n)
+        matrix = torch.where(offset.abs() <= reach, kernel[offset.clamp(-reach, reach) + reach], 0.0)
+        return matrix.to(device, dtype)
 
 
 def block_scores(density: torch.Tensor, *, size: int) -> torch.Tensor:

@@ -256,3 +256,15 @@ def test_a_qform_near_half_a_turn_may_be_as_far_off_as_float32_quaternions_are(t
     far = np.array([159, 159, 9, 1])
     assert np.linalg.norm((written.get_qform() - written.get_sform()) @ far) > 0.1
     np.testing.assert_allclose(read_volume(tmp_path / "turned.nii").affine, affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("forms", ["qform only", "both"])
+def test_a_slight_turn_beside_half_a_turn_is_read_though_nibabel_takes_it_for_none(forms: str, tmp_path: Path) -> None:
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_rotvec([0, 0, np.pi - 1.1e-3]).as_matrix() * [2.0, 2.0, 5.0]
+    values = np.full((200, 200, 3), -1000, np.int16)
+    values[60:140, 60:140] = 40
+    path = write_nifti(tmp_path / "turned.nii", values, sform=affine if forms == "both" else None, qform=affine)
+    far = np.array([199, 199, 2, 1])
+    assert np.linalg.norm((nib.load(path).header.get_qform() - affine) @ far) > 0.5
+    assert np.linalg.norm((np.asarray(read_volume(path).affine) - affine) @ far) < 0.1

@@ -81,8 +81,8 @@ def test_qform_and_sform_are_both_scanner_coordinates_and_agree(affine: np.ndarr
     assert (int(sform_code), int(qform_code)) == (1, 1)
     assert header.get_xyzt_units()[0] == "mm"
     np.testing.assert_allclose(sform, affine, atol=1e-4)
-    # The quaternion leaves its real part out; near 180 degrees single precision costs it some of its digits.
-    assert farthest_corner_error(qform, affine, SHAPE) < 2e-2
+    # The quaternion leaves its real part out, and near 180 degrees nibabel takes it for 0 below 6e-4: 1.2e-3 radians.
+    assert farthest_corner_error(qform, affine, SHAPE) < 5e-2
 
 
 @per_example

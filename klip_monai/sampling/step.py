@@ -26,6 +26,7 @@ class Step:
         denoised_posterior: D_y(x, s), same shape.
         sample: the posterior sample that x is a noised copy of, same shape: its mean given x is D_y too. None if there
             is none, or if it is not to count.
+        noise: the noise n of that copy, x = sample + s n, same shape; None if x is no such copy.
     """
 
     sigma: float
@@ -33,6 +34,7 @@ class Step:
     denoised_prior: torch.Tensor
     denoised_posterior: torch.Tensor
     sample: torch.Tensor | None = None
+    noise: torch.Tensor | None = None
 
 
 Callback = Callable[[Step], None]
@@ -72,8 +74,13 @@ def split_interval(upper: float, lower: float, *, parts: int) -> list[tuple[floa
 class PosteriorDenoiser(Protocol):
     """Anything that turns (x, sigma) into (D(x, sigma), D_y(x, sigma))."""
 
-    def __call__(self, x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Denoise ``x`` (B, 1, H, W) without and with the measurement."""
+    def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Denoise ``x`` without and with the measurement.
+
+        Args:
+            x: states (B, 1, H, W), or (B * R, 1, H, W): R states of each measured slice side by side.
+            sigma: their noise level, or one for each.
+        """
         ...
 
 
@@ -111,16 +118,26 @@ class ConjugateGradientPosterior:
         self.denoiser, self.operator, self.y = denoiser, operator, y
         self.noise_std, self.data_std, self.iterations = noise_std, data_std, iterations
 
-    def __call__(self, x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (D, D_y), each float32 (B, 1, H, W)."""
+    def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (D, D_y), each float32, of the shape of ``x``; see :class:`PosteriorDenoiser`."""
         a, prior = self.operator, self.denoiser(x, sigma)
-        variance = sigma**2 * self.data_std**2 / (sigma**2 + self.data_std**2)
-        gamma = variance / self.noise_std**2
+        level = sigma[:, None, None, None] if isinstance(sigma, torch.Tensor) else sigma
+        variance = level**2 * self.data_std**2 / (level**2 + self.data_std**2)
+        y, weight = self._for_each(self.y, len(x)), self.noise_std
+        if not isinstance(weight, torch.Tensor):  # one weight for all is cheaper to apply to the image
+            gamma = variance / weight**2
+            residual = gamma * a.A_adjoint(y - a.A(prior))
+            if a.orthonormal and self.iterations:
+                return prior, prior + residual / (1 + gamma)
+            return prior, prior + self._solve(lambda d: gamma * a.A_adjoint(a.A(d)), residual)
+        precision = self._for_each(weight.expand_as(self.y), len(x)) ** -2
+        residual = variance * a.A_adjoint(precision * (y - a.A(prior)))
+        return prior, prior + self._solve(lambda d: variance * a.A_adjoint(precision * a.A(d)), residual)
 
-        def weighted_adjoint(y: torch.Tensor) -> torch.Tensor:
-            # r^2 A^T W; one weight for all is cheaper to apply to the image.
-            return a.A_adjoint(gamma * y) if isinstance(gamma, torch.Tensor) else gamma * a.A_adjoint(y)
+    def _solve(self, weighted_normal: Callable[[torch.Tensor], torch.Tensor], residual: torch.Tensor) -> torch.Tensor:
+        return conjugate_gradient(lambda d: d + weighted_normal(d), residual, iterations=self.iterations)
 
-        residual = weighted_adjoint(self.y - a.A(prior))
-        move = conjugate_gradient(lambda d: d + weighted_adjoint(a.A(d)), residual, iterations=self.iterations)
-        return prior, prior + move
+    def _for_each(self, measured: torch.Tensor, states: int) -> torch.Tensor:
+        """What was measured of B slices, once for each of their states."""
+        repeats = states // len(self.y)
+        return measured if repeats == 1 else measured.repeat_interleave(repeats, dim=0)

@@ -15,6 +15,9 @@ from monai.networks.layers import gaussian_1d
 if TYPE_CHECKING:
     from klip_monai.sampling import Step
 
+_BLOCKS = (64, 48, 32)  # rows smoothed by one product
+_LEAST = 1e-12
+
 
 @dataclass(frozen=True)
 class Window:
@@ -50,21 +53,30 @@ class KLAccumulator:
     after few views, spreads what the measurement says along the rays: streaks far from a lesion. What x0 does not share
     changes sign from draw to draw and drops out.
 
+    Much of a move is the denoiser taking coarse parts of the noise n for anatomy, so where a density of few draws is
+    high is a matter of luck. Steps that bring n along can do without: with ``noise_px``, the part b of G (D_y - D) that
+    a regression on G n explains around each pixel counts with the mean of its square over that neighbourhood, instead
+    of where the noise happened to lie: (G (D_y - D) - b)^2 + S(b^2). Least squares leave no correlation between b and
+    what is left, so the density's mean over a neighbourhood stays what it is, and its variance falls (a control
+    variate).
+
     Args:
         window: the noise levels that count.
         lowpass_px: standard deviation of G in pixels; 0 counts all spatial frequencies, as in the paper.
+        noise_px: standard deviation in pixels of the neighbourhood over which what the noise explains is spread; 0
+            leaves it where it fell.
     """
 
-    def __init__(self, window: Window | None = None, *, lowpass_px: float = 0.0) -> None:
+    def __init__(self, window: Window | None = None, *, lowpass_px: float = 0.0, noise_px: float = 0.0) -> None:
         self.window = window or Window()
-        self.lowpass_px = lowpass_px
+        self.lowpass_px, self.noise_px = lowpass_px, noise_px
         self._sum: torch.Tensor | None = None
 
     def __call__(self, step: Step) -> None:
         """Add one step."""
         weight = self.window.weight(step.sigma, step.sigma_next)
         if weight > 0:
-            moved = squared_move(step, lowpass_px=self.lowpass_px) * weight
+            moved = squared_move(step, lowpass_px=self.lowpass_px, noise_px=self.noise_px) * weight
             self._sum = moved if self._sum is None else self._sum.add_(moved)
 
     def density(self, *, draws: int = 1) -> torch.Tensor:
@@ -84,21 +96,53 @@ class KLAccumulator:
         return self._sum / draws
 
 
-def squared_move(step: Step, *, lowpass_px: float) -> torch.Tensor:
-    """||G (D_y - D)||^2 of a step, pixel by pixel, float32 (B, 1, H, W); G as in :class:`KLAccumulator`.
+def squared_move(step: Step, *, lowpass_px: float, noise_px: float = 0.0) -> torch.Tensor:
+    """||G (D_y - D)||^2 of a step, pixel by pixel, float32 (B, 1, H, W); G and ``noise_px`` as in `KLAccumulator`.
 
     If the step has a sample x0, G (x0 - D) times G (D_y - D), which may be negative.
     """
     move = smooth(step.denoised_posterior - step.denoised_prior, sigma_px=lowpass_px)
-    if step.sample is None:
-        return move.square()
-    return move * smooth(step.sample - step.denoised_prior, sigma_px=lowpass_px)
+    other = move if step.sample is None else smooth(step.sample - step.denoised_prior, sigma_px=lowpass_px)
+    if noise_px == 0 or step.noise is None:
+        return move * other
+    noise = smooth(step.noise, sigma_px=lowpass_px)
+    by_noise = explained_by(noise, move, within_px=noise_px)
+    other_by_noise = by_noise if other is move else explained_by(noise, other, within_px=noise_px)
+    spread = _around(by_noise * other_by_noise, within_px=noise_px)
+    return (move - by_noise) * (other - other_by_noise) + spread
+
+
+def explained_by(noise: torch.Tensor, move: torch.Tensor, *, within_px: float) -> torch.Tensor:
+    """The part of a move that follows the noise: its regression on the noise in the neighbourhood of each pixel.
+
+    Args:
+        noise: of unit variance before it was smoothed, float32 (B, 1, H, W).
+        move: float32 (B, 1, H, W).
+        within_px: standard deviation of the Gaussian neighbourhood, in pixels.
+
+    Returns:
+        beta times noise with beta = S(noise move) / S(noise^2), S the mean over the neighbourhood; like ``move``.
+    """
+    slope = _around(noise * move, within_px=within_px) / _around(noise.square(), within_px=within_px).clamp_min(_LEAST)
+    return slope * noise
+
+
+def _around(values: torch.Tensor, *, within_px: float) -> torch.Tensor:
+    """Mean around each pixel, float32 (B, 1, H, W): a Gaussian, on a grid as coarse as its width allows."""
+    step = max(1, int(within_px / 4))
+    shape = values.shape[-2:]
+    if step > 1:
+        values = torch.nn.functional.avg_pool2d(values, step, ceil_mode=True, count_include_pad=False)
+    inside = smooth(torch.ones_like(values[:1]), sigma_px=within_px / step)
+    means = smooth(values, sigma_px=within_px / step) / inside
+    return means if step == 1 else torch.nn.functional.interpolate(means, shape, mode="bilinear")
 
 
 def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:
     """Gaussian smoothing in the plane, zeros around.
 
-    Two products with banded matrices: the kernel of MONAI's GaussianFilter, in less time on a CPU.
+    Products with banded matrices, block by block along the band: the kernel of MONAI's GaussianFilter, in less time on
+    a CPU.
 
     Args:
         density: float (B, C, H, W), nats per pixel.
@@ -109,18 +153,29 @@ def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:
     """
     if sigma_px == 0:
         return density
-    rows, columns = (_gaussian_matrix(n, sigma_px, density.dtype, density.device) for n in density.shape[-2:])
-    return rows @ density @ columns
+    return _along_columns(_along_columns(density, sigma_px).mT, sigma_px).mT
 
 
-@lru_cache(maxsize=16)
-def _gaussian_matrix(n: int, sigma_px: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """The symmetric matrix (n, n) that smooths a column of n pixels, out to 3 standard deviations."""
+def _along_columns(values: torch.Tensor, sigma_px: float) -> torch.Tensor:
+    """Gaussian smoothing along the rows' direction of (B, C, H, W), zeros around."""
+    n = values.shape[-2]
+    block = next((size for size in _BLOCKS if n % size == 0), n)
+    band = _band(block, sigma_px, values.dtype, values.device)
+    reach = (band.shape[1] - block) // 2
+    if block + 2 * reach >= n + 2 * reach:  # one block
+        return band[:, reach : reach + n] @ values
+    padded = torch.nn.functional.pad(values, (0, 0, reach, reach))
+    return (band @ padded.unfold(-2, band.shape[1], block).mT).flatten(-3, -2)
+
+
+@lru_cache(maxsize=32)
+def _band(block: int, sigma_px: float, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """The matrix (block, block + 2 reach) that smooths a column, out to 3 standard deviations."""
     with torch.inference_mode(False):  # what is kept has to serve with gradients, too
         kernel = gaussian_1d(torch.tensor(sigma_px), truncated=3.0)
         reach = len(kernel) // 2
-        offset = torch.arange(n)[:, None] - torch.arange(n)
-        matrix = torch.where(offset.abs() <= reach, kernel[offset.clamp(-reach, reach) + reach], 0.0)
+        offset = torch.arange(block + 2 * reach) - torch.arange(block)[:, None]
+        matrix = torch.where((offset >= 0) & (offset <= 2 * reach), kernel[offset.clamp(0, 2 * reach)], 0.0)
         return matrix.to(device, dtype)
 
 

@@ -84,9 +84,9 @@ def test_crossing_leaves_out_what_only_the_posterior_denoiser_believes():
     x0[..., unmeasured] = case.std * generator.normal(x0[..., unmeasured])
     exact = case.posterior(draws)
 
-    def streaky(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def streaky(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         denoised, posterior = exact(x, sigma)
-        return denoised, torch.where(unmeasured, denoised + 0.3 * sigma, posterior)
+        return denoised, torch.where(unmeasured, denoised + 0.3 * sigma[:, None, None, None], posterior)
 
     window = Window(3.0, 0.3)
     density = {}

@@ -87,9 +87,9 @@ def test_no_levels_are_refused(case):
 
 
 def test_renoise_reports_each_interval_at_fresh_noise_around_the_sample():
-    seen: list[tuple[torch.Tensor, float]] = []
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def posterior(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def posterior(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         seen.append((x, sigma))
         return x, x
 
@@ -97,12 +97,15 @@ def test_renoise_reports_each_interval_at_fresh_noise_around_the_sample():
     sigmas = [0.4, 0.2, 0.1]
     renoise(posterior, x0, sigmas=sigmas, generator=SliceGenerator(0, range(200)), callback=steps.append)
     assert [(step.sigma, step.sigma_next) for step in steps] == [(0.4, 0.2), (0.2, 0.1)]
-    assert [sigma for _, sigma in seen] == pytest.approx([0.08**0.5, 0.02**0.5]), "not at the geometric middle"
-    noises = [(x - x0) / sigma for x, sigma in seen]
-    for noise in noises:
-        assert float(noise.mean()) == pytest.approx(0, abs=0.05)
-        assert float(noise.std()) == pytest.approx(1, abs=0.05)
-    assert float((noises[0] * noises[1]).mean()) == pytest.approx(0, abs=0.05), "levels share noise"
+    ((x, sigma),) = seen
+    middles = [0.08**0.5, 0.02**0.5]
+    assert sigma.tolist() == pytest.approx(middles * 200), "not at the geometric middle, slice by slice"
+    for step, middle, states in zip(steps, middles, x.unflatten(0, (200, 2)).unbind(1), strict=True):
+        torch.testing.assert_close((states - x0) / middle, step.noise, rtol=0, atol=1e-5)
+        assert float(step.noise.mean()) == pytest.approx(0, abs=0.05)
+        assert float(step.noise.std()) == pytest.approx(1, abs=0.05)
+        torch.testing.assert_close(step.denoised_prior, states)
+    assert float((steps[0].noise * steps[1].noise).mean()) == pytest.approx(0, abs=0.05), "levels share noise"
 
 
 def test_identity_operator_with_little_noise_returns_the_measurement():

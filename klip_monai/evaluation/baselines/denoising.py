@@ -9,9 +9,12 @@ import torch
 
 from klip_monai.evaluation.baselines.slice_method import Level, SliceMethod, check_level
 from klip_monai.prior import Denoiser, log_sigmas
+from klip_monai.prior.within_body import InBoxes, boxes_of
 from klip_monai.sampling import renoise
 from klip_monai.scoring import KLAccumulator
 from klip_monai.slice_generator import SliceGenerator
+
+_ROWS = 16  # noisy slices that pass the network together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +117,10 @@ def _weighted_error(
     lowpass_px: float = 0.0,
 ) -> torch.Tensor:
     """The KL density of a posterior that knows the slice: its denoiser returns x, whatever the noise."""
+    in_parts = InBoxes(network, boxes_of(images, network, margin_px=None), rows=_ROWS)
 
-    def known(x: torch.Tensor, sigma: float) -> tuple[torch.Tensor, torch.Tensor]:
-        return network(x, sigma), images
+    def known(x: torch.Tensor, sigma: float | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return in_parts(x, sigma), images.repeat_interleave(len(x) // len(images), dim=0)
 
     accumulator = KLAccumulator(lowpass_px=lowpass_px)
     for _ in range(draws):

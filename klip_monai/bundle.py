@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 
 from klip_monai.errors import BundleError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import weights_hash
+from klip_monai.prior.precision import precision_of
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.standard import PriorGrid
 
@@ -105,14 +106,18 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
         kind: MONAI's workflow type, "inference" or "train".
         **overrides: values by config id.
 
+    Of the overrides, ``precision`` is that of the network, see :mod:`klip_monai.prior.precision`; without it a network
+    that has a choice takes the faster one on its device, whatever the configuration says.
+
     Raises:
-        BundleError: if the bundle has no such configuration.
+        BundleError: if the bundle has no such configuration, or none of the preset or precision that is asked for.
     """
+    precision = overrides.pop("precision", None)
     files = [str(bundle.root / "configs" / name) for name in ([config] if isinstance(config, str) else config)]
     missing = [name for name in files if not Path(name).is_file()]
     if missing:
         raise BundleError(f"bundle {bundle.name}: {Path(missing[0]).name} is missing from its configs folder")
-    return ConfigWorkflow(
+    workflow = ConfigWorkflow(
         config_file=files,
         meta_file=str(bundle.root / "configs" / "metadata.json"),
         logging_file=False,
@@ -120,10 +125,48 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
         bundle_root=str(bundle.root),
         **overrides,
     )
+    _check_preset(bundle, workflow.parser, overrides.get("preset"))
+    _set_precision(bundle, workflow.parser, precision)
+    return workflow
 
 
-def provenance(root: str | Path, settings: Mapping[str, Any], *, seed: int, device: Any) -> dict[str, Any]:
-    """How scores were made, for the summary: bundle and what it is meant for, settings with their key, seed, device."""
+def _check_preset(bundle: BundleInfo, parser: ConfigParser, preset: str | None) -> None:
+    presets = parser.get("presets", {})
+    if preset is not None and preset not in presets:
+        expected = f"one of {', '.join(presets)}" if presets else "none, as it has no presets"
+        raise BundleError(f"preset: got {preset!r} with the bundle {bundle.name}, expected {expected}")
+
+
+def _set_precision(bundle: BundleInfo, parser: ConfigParser, precision: str | None) -> None:
+    having = [key for key in ("network_def", "network_def#unet") if "precision" in (parser.get(key) or {})]
+    for key in having:
+        parser[f"{key}#precision"] = precision or "auto"
+    if not having and precision == "bfloat16":
+        raise BundleError(f"precision: got 'bfloat16' with the bundle {bundle.name}, whose network has float32 only")
+
+
+def provenance(
+    root: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    device: Any,
+    network: object = None,
+    preset: str | None = None,
+) -> dict[str, Any]:
+    """How scores were made, for the summary.
+
+    Args:
+        root: folder of the bundle.
+        settings: everything that the scores depend on, but for rounding.
+        seed: of all noise.
+        device: where they were made.
+        network: what made them; its precision is noted.
+        preset: name of the bundle's settings.
+
+    Returns:
+        Bundle and what it is meant for, settings with their key, seed, preset, device and precision; JSON-able.
+    """
     info = bundle_info(Path(root).resolve())
     return {
         "bundle": info.name,
@@ -132,5 +175,7 @@ def provenance(root: str | Path, settings: Mapping[str, Any], *, seed: int, devi
         "key": settings_key(settings),
         "settings": dict(settings),
         "seed": seed,
+        "preset": preset,
         "device": str(device),
+        "precision": precision_of(network, device),
     }

@@ -248,7 +248,8 @@ class KLIPInferer(Inferer):
         batches = [chosen[lo : lo + size] for lo in range(0, len(chosen), size)]
 
         def score(batch: list[int]) -> torch.Tensor:
-            with torch.inference_mode():  # holds for its own thread only
+            # Both hold for their own thread only. Within an autocast, inner ones keep the weights that they have cast.
+            with torch.inference_mode(), torch.autocast(slices.device.type, enabled=False):
                 generator = SliceGenerator(self.seed, [places[n] for n in batch])
                 return smooth(self.map(slices[batch], network, generator=generator), sigma_px=self.smoothing_px)
 

@@ -52,6 +52,14 @@ class Estimator(str, Enum):
     trajectory = "trajectory"
 
 
+class Precision(str, Enum):
+    """Arithmetic of the network."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 class Repair(str, Enum):
     """Repairs that resample the scan, and so are made only when asked for."""
 
@@ -142,6 +150,18 @@ PushOption = Annotated[
         help="Then file dicom-seg and dicom-pm on this DICOMweb server: https://host/dicom-web.",
     ),
 ]
+PresetOption = Annotated[
+    str | None,
+    scoring_option(
+        metavar="NAME",
+        help="How many passes a slice gets, where the bundle has presets: fast, default or thorough.  "
+        "\\[default: the bundle's]",
+    ),
+]
+PrecisionOption = Annotated[
+    Precision,
+    running_option(help="Arithmetic of the network; auto takes what this device is faster in."),
+]
 DeviceOption = Annotated[Device, running_option(help="auto takes CUDA where there is one.")]
 SeedOption = Annotated[int, scoring_option(help="Same seed, weights and device: same overlay.")]
 
@@ -155,6 +175,8 @@ def overrides_of(
     twins: int | None = None,
     device: Device = Device.auto,
     sharp: bool | None = None,
+    preset: str | None = None,
+    precision: Precision = Precision.auto,
 ) -> dict[str, Any]:
     """Command line options as overrides of the bundle's configuration."""
     if twins and sharp:
@@ -169,6 +191,8 @@ def overrides_of(
         "inferer#estimator": estimator and estimator.value,
         "inferer#twins": twins,
         "inferer#sharp": sharp,
+        "preset": preset,
+        "precision": None if precision is Precision.auto else precision.value,
         "device": None if device is Device.auto else f"$torch.device('{device.value}')",
     }
     return {key: value for key, value in values.items() if value is not None}

@@ -23,6 +23,9 @@ from klip_monai.cli.options import (
     Operator,
     OperatorOption,
     OperatorSettingOption,
+    Precision,
+    PrecisionOption,
+    PresetOption,
     PushOption,
     RepairOption,
     SeedOption,
@@ -81,6 +84,7 @@ def score(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     sharp: SharpOption = None,
+    preset: PresetOption = None,
     series_uid: Annotated[str | None, series_option(help="Which series where there are several (see inspect).")] = None,
     repair: RepairOption = None,
     hu_window: HUWindowOption = None,
@@ -104,6 +108,7 @@ def score(
         ),
     ] = False,
     device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
     seed: SeedOption = 0,
 ) -> None:
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
@@ -119,12 +124,16 @@ def score(
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
-        overrides = overrides_of(Operator.sparse_view, estimator=estimator, twins=twins, device=device)
+        overrides = overrides_of(
+            Operator.sparse_view, estimator=estimator, twins=twins, device=device, preset=preset, precision=precision
+        )
         files = {"overwrite": overwrite, "keep_names": keep_names}
         _score_sinogram(info, sinogram, geometry, output, seed=seed, **files, **overrides)
         return
     assert path is not None
-    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device, sharp)
+    overrides = overrides_of(
+        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision
+    )
     if repair:
         overrides["repair"] = [kind.value for kind in repair]
     if hu_window is not None:

@@ -24,6 +24,9 @@ from klip_monai.cli.options import (
     EstimatorOption,
     OperatorOption,
     OperatorSettingOption,
+    Precision,
+    PrecisionOption,
+    PresetOption,
     PushOption,
     RepairOption,
     SeedOption,
@@ -71,6 +74,7 @@ def screen(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     sharp: SharpOption = None,
+    preset: PresetOption = None,
     outputs: Annotated[
         str,
         writing_option(
@@ -81,6 +85,7 @@ def screen(
     push: PushOption = None,
     repair: RepairOption = None,
     device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
     seed: SeedOption = 0,
     modality: Annotated[str, series_option(help="Only DICOM series of this modality.")] = "CT",
     body_part: Annotated[str | None, series_option(help="Only series with this BodyPartExamined.")] = None,
@@ -141,7 +146,9 @@ def screen(
         raise InputError("screen: got no ARCHIVE, expected folders, zip or tar archives, files, or a server")
     if workers and scheduler:
         raise InputError("--workers, --scheduler: got both, expected one; a scheduler has workers of its own")
-    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device, sharp)
+    overrides = overrides_of(
+        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision
+    )
     if repair:
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
     model = _model(bundle, overrides, seed=seed, outputs=outputs)

@@ -16,6 +16,9 @@ from klip_monai.cli.options import (
     EstimatorOption,
     OperatorOption,
     OperatorSettingOption,
+    Precision,
+    PrecisionOption,
+    PresetOption,
     SeedOption,
     SharpOption,
     TrainingBundleOption,
@@ -51,7 +54,9 @@ def calibrate(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     sharp: SharpOption = None,
+    preset: PresetOption = None,
     device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
     output: Annotated[Path | None, typer.Option(help="JSON file.  \\[default: among the bundle's references]")] = None,
     seed: SeedOption = 0,
 ) -> None:
@@ -65,7 +70,9 @@ def calibrate(
     if sum(source is not None for source in (healthy, slice_set, phantoms)) != 1:
         raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
-    overrides = overrides_of(operator, views, angle_range, operator_option, estimator, twins, device, sharp)
+    overrides = overrides_of(
+        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision
+    )
     workflow = open_bundle(info, seed=seed, **overrides)
     parts = {
         name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")
@@ -152,6 +159,7 @@ def train(
         bool, typer.Option("--compile", help="Compile the network first: takes a minute, then steps are faster.")
     ] = False,
     device: DeviceOption = Device.auto,
+    precision: PrecisionOption = Precision.auto,
     seed: SeedOption = 0,
 ) -> None:
     """Train a prior on healthy slices of your own; the same command again goes on where it stopped."""
@@ -161,7 +169,11 @@ def train(
     base = find_bundle(bundle)
     weights = base.root / "models" / "model.safetensors"
     new_bundle(base.root, output)
-    overrides = overrides_of(device=device) | {"dataset_dir": str(data), "minutes": minutes, "compile": compiled}
+    overrides = overrides_of(device=device, precision=precision) | {
+        "dataset_dir": str(data),
+        "minutes": minutes,
+        "compile": compiled,
+    }
     if batch_size is not None:
         overrides["batch_size"] = batch_size
     if not from_scratch:

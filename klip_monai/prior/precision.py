@@ -33,6 +33,12 @@ def settled_precision(wanted: Precision, device: torch.device | str) -> Literal[
     return fastest_precision(torch.device(device).type) if wanted == "auto" else wanted
 
 
+def precision_of(network: object, device: torch.device | str) -> Literal["float32", "bfloat16"]:
+    """The arithmetic of a network on a device: float32, unless the network, or the one within it, says otherwise."""
+    inner = getattr(network, "unet", network)
+    return settled_precision(getattr(inner, "precision", "float32"), device)
+
+
 @cache
 def fastest_precision(device_type: str) -> Literal["float32", "bfloat16"]:
     """The faster of float32 and bfloat16 on a kind of device, asked once a process.

@@ -89,11 +89,11 @@ class KLIPInferer(Inferer):
         body_margin_px: air around the body that the network still sees, in pixels of the prior's grid; what lies
             farther out costs no arithmetic, and slices without a body score 0. None lets it see whole slices, as a
             network that takes nothing else does anyway.
-        batch_size: slices times samples that are worked on together on a GPU. On a CPU few slices at a time are, each
-            thread its own, whatever the number.
+        batch_size: slices times samples that are worked on together on a GPU. A CPU always works on few, each thread on
+            its own, so that maps do not depend on the batch.
         seed: of measurement noise and sampling. The noise of a slice follows from it and from the slice's place in its
-            volume, so the same seed and weights give the same map, up to the rounding of a network that adds in another
-            order for another batch or device.
+            volume: the same seed, weights, precision and device give the same map, on a CPU to the last bit whatever
+            else is scored and with however many threads.
         progress: called with (slices done, slices in all) after each batch.
 
     Raises:
@@ -242,16 +242,18 @@ class KLIPInferer(Inferer):
         if len(places) != len(slices):
             raise ValueError(f"places: got {len(places)}, expected one for each of {len(slices)} slices")
         chosen = [n for n in range(len(slices)) if self.body_margin_px is None or bool((slices[n] > -1).any())]
-        size = max(1, self.batch_size // self.samples)
         on_cpu = slices.device.type == "cpu"
-        size = min(size, _TOGETHER) if on_cpu else size
+        size = _TOGETHER if on_cpu else max(1, self.batch_size // self.samples)
         batches = [chosen[lo : lo + size] for lo in range(0, len(chosen), size)]
 
         def score(batch: list[int]) -> torch.Tensor:
+            # Operators add in another order for another number of slices, so on a CPU there are always as many.
+            filled = batch + batch[-1:] * (size - len(batch)) if on_cpu and not self.operator.orthonormal else batch
+            generator = SliceGenerator(self.seed, [places[n] for n in filled])
             # Both hold for their own thread only. Within an autocast, inner ones keep the weights that they have cast.
             with torch.inference_mode(), torch.autocast(slices.device.type, enabled=False):
-                generator = SliceGenerator(self.seed, [places[n] for n in batch])
-                return smooth(self.map(slices[batch], network, generator=generator), sigma_px=self.smoothing_px)
+                maps = smooth(self.map(slices[filled], network, generator=generator), sigma_px=self.smoothing_px)
+            return maps[: len(batch)]
 
         maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
         done = len(slices) - len(chosen)
@@ -392,7 +394,7 @@ class KLIPInferer(Inferer):
         if isinstance(std, torch.Tensor):
             std = std.expand_as(measurement.y).repeat_interleave(self.samples, dim=0)
         boxes = boxes or [Box(0, 0, *self.operator.image_shape)] * len(measurement.y)
-        rows = min(self.batch_size, _ROWS) if y.device.type == "cpu" else self.batch_size
+        rows = _ROWS if y.device.type == "cpu" else self.batch_size
         posterior = ConjugateGradientPosterior(
             InBoxes(network, boxes, rows=rows),
             self.operator,

@@ -145,8 +145,8 @@ def test_one_inferer_gives_the_same_map_each_time_it_is_called():
 def test_passes_are_the_network_calls_of_a_slice(estimator, samples, draws):
     one = inferer(estimator=estimator, samples=samples, draws=draws, batch_size=4)
     network = CountingDenoiser()
-    one(slices(5), network)
-    assert network.slices == 5 * one.passes
+    one(slices(8), network)
+    assert network.slices == 8 * one.passes
 
 
 def test_a_posterior_sample_taken_from_the_measurement_costs_no_passes():
@@ -156,21 +156,23 @@ def test_a_posterior_sample_taken_from_the_measurement_costs_no_passes():
     assert network.slices == 5 * one.passes == 5 * 2 * one.window_levels
 
 
-def test_no_batch_is_larger_than_asked():
+def test_a_core_asks_the_network_about_few_states_at_a_time():
     largest = []
 
     def network(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         largest.append(len(x))
         return GaussianDenoiser(std=0.5)(x, sigma)
 
-    inferer(samples=3, batch_size=7)(slices(5), network)
-    assert 1 < max(largest) <= 7
+    inferer(samples=3, window_levels=9, batch_size=64)(slices(20), network)
+    assert 1 < max(largest) <= 8
 
 
 def test_progress_counts_slices():
     seen = []
-    inferer(batch_size=2, progress=lambda done, total: seen.append((done, total)))(slices(5), GaussianDenoiser(std=0.5))
-    assert seen == [(2, 5), (4, 5), (5, 5)]
+    inferer(progress=lambda done, total: seen.append((done, total)))(slices(9), GaussianDenoiser(std=0.5))
+    assert len(seen) == 3
+    assert seen == sorted(seen)
+    assert seen[-1] == (9, 9)
 
 
 def test_no_gradients_are_kept():
@@ -423,3 +425,113 @@ def test_crossing_is_a_setting_of_renoised_and_its_density_is_never_negative():
     torch.testing.assert_close(unsampled.changed(crossed=True)(slices(2), prior), unsampled(slices(2), prior))
     assert unsampled.changed(crossed=True).describe() == unsampled.describe()
     assert unsampled.changed(crossed=True).changed(sampler_levels=12).describe() == crossed.describe()
+
+
+def body_slices(n: int) -> torch.Tensor:
+    """Bodies of several sizes in air."""
+    images = torch.full((n, 1, 64, 96), -1.0)
+    for number, image in enumerate(images):
+        top, left = 4 + 3 * (number % 5), 8 + 2 * (number % 7)
+        image[0, top : top + 24 + 8 * (number % 3), left : left + 40] = 0.2 * torch.rand(
+            1, generator=torch.Generator().manual_seed(number)
+        )
+    return images
+
+
+def unet(precision: str) -> UNetDenoiser:
+    torch.manual_seed(0)
+    network = UNetDenoiser((64, 96), [16, 32], num_head_channels=16, norm_num_groups=8, precision=precision).eval()
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(0.1 * torch.randn(weight.shape))
+    return network
+
+
+@pytest.mark.parametrize("operator", [Identity((64, 96)), None], ids=["identity", "tomography"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_maps_are_the_same_to_the_bit_whatever_the_batch_the_threads_and_the_neighbours(precision, operator):
+    operator = operator or Tomography(ParallelBeam(image_shape=(64, 96), pixel_mm=3.0, views=8))
+    images, network = body_slices(11), unet(precision)
+    levels = 0 if isinstance(operator, Identity) else 4
+    one = KLIPInferer(operator, window_levels=6, sampler_levels=levels, noise_px=8.0, body_margin_px=4, crossed=True)
+    before, maps = torch.get_num_threads(), []
+    try:
+        for threads, batch_size in ((1, 16), (2, 16), (3, 8), (2, 1)):
+            torch.set_num_threads(threads)
+            maps.append(one.changed(batch_size=batch_size)(images, network))
+            assert torch.get_num_threads() == threads, "the caller's threads are left as they were"
+        some = one(images[[7, 2, 9]], network, places=[7, 2, 9])
+    finally:
+        torch.set_num_threads(before)
+    assert float(maps[0].max()) > 0
+    assert all(torch.equal(each, maps[0]) for each in maps)
+    assert torch.equal(some, maps[0][[7, 2, 9]])
+
+
+def test_levels_may_be_given_and_a_schedule_is_a_setting():
+    counted = inferer(window_levels=3)
+    given = inferer(window_levels=counted.edges[1:-1])
+    assert given.edges == pytest.approx(counted.edges)
+    assert given.passes == counted.passes
+    images, prior = slices(2), GaussianDenoiser(std=0.5)
+    torch.testing.assert_close(given(images, prior), counted(images, prior))
+    assert given.describe()["window_levels"] == counted.edges[1:-1]
+    with pytest.raises(ValueError, match=r"window_levels: got .*, expected descending levels within 0.4 to 0.1"):
+        inferer(window_levels=[0.2, 0.3])
+
+
+def test_slices_of_air_cost_no_pass_and_score_nothing():
+    images = torch.cat([slices(2), torch.full((3, 1, *SHAPE), -1.0)])[[2, 0, 3, 1, 4]]
+    network, seen = CountingDenoiser(), []
+    options = {"operator": Identity(SHAPE), "sampler_levels": 0, "body_margin_px": 4}
+    one = inferer(**options, progress=lambda done, total: seen.append((done, total)))
+    maps = one(images, network)
+    assert network.slices == 2 * one.passes
+    assert float(maps[[0, 2, 4]].abs().max()) == 0 < float(maps[[1, 3]].min(dim=3)[0].max())
+    assert seen[-1] == (5, 5)
+    assert torch.equal(maps[[1, 3]], one(images[[1, 3]], GaussianDenoiser(std=0.5), places=[1, 3]))
+
+
+def test_spreading_noise_and_a_margin_are_settings_where_they_are_asked_for():
+    assert not {"noise_px", "body_margin_px"} & inferer().describe().keys()
+    described = inferer(noise_px=8.0, body_margin_px=4).describe()
+    assert (described["noise_px"], described["body_margin_px"]) == (8.0, 4)
+    assert "noise_px" not in inferer(noise_px=8.0, estimator="trajectory").describe()
+
+
+@pytest.mark.parametrize("sy", [0.01])
+def test_spreading_noise_keeps_the_nats_of_a_lesion(sy):
+    image = torch.zeros(40, 1, 48, 48)
+    image[:, :, 16:32, 16:32] = 1.2
+    options = {"noise_std": sy, "data_std": 0.4, "lowpass_px": 0.0, "smoothing_px": 0.0, "sampler_levels": 0}
+    plain, spread = (
+        KLIPInferer(Identity((48, 48)), window=(4.0, 0.1), window_levels=12, noise_px=width, **options)(
+            image, GaussianDenoiser(std=0.4)
+        )
+        for width in (0.0, 12.0)
+    )
+    for part in ((..., slice(18, 30), slice(18, 30)), (..., slice(0, 10), slice(None))):
+        assert float(spread[part].mean()) == pytest.approx(float(plain[part].mean()), rel=0.03)
+    assert float(spread[..., 18:30, 18:30].std()) < 0.5 * float(plain[..., 18:30, 18:30].std())
+
+
+def test_an_error_in_a_thread_is_raised_and_ends_the_work():
+    calls = []
+
+    def failing(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        inferer(operator=Identity(SHAPE), sampler_levels=0)(slices(200), failing)
+    assert len(calls) < 20
+
+
+def test_progress_that_raises_ends_the_work():
+    def stop(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    network = CountingDenoiser()
+    with pytest.raises(KeyboardInterrupt):
+        inferer(operator=Identity(SHAPE), sampler_levels=0, progress=stop)(slices(400), network)
+    assert network.slices < 200 * 3

@@ -129,11 +129,20 @@ class InBoxes:
         boxes = [self._boxes[number] for number in members]
         views = [(number, part, slice(None), *box.slices) for number, box in zip(members, boxes, strict=True)]
         x = torch.cat([states[view] for view in views])
-        shape = tuple(states.shape[-2:])
-        if boxes[0][2:] == shape:
-            denoised = self.network(x, sigma)
-        else:
+        shape, edges = tuple(states.shape[-2:]), None
+        if boxes[0][2:] != shape:
             edges = x.new_tensor([box.edges(shape) for box in boxes]).repeat_interleave(len(x) // len(boxes), 0)
-            denoised = cast(UNetDenoiser, self.network)(x, sigma, edges)
+        denoised = self._network_on(x, sigma, edges)
         for view, each in zip(views, denoised.chunk(len(views)), strict=True):
             out[view] = each
+
+    def _network_on(self, x: torch.Tensor, sigma: float | torch.Tensor, edges: torch.Tensor | None) -> torch.Tensor:
+        """The network's answer; a single state goes twice, as for one it adds in another order than for several."""
+        alone = len(x) == 1 and isinstance(self.network, UNetDenoiser) and x.device.type == "cpu"
+        if alone:
+            x, edges = x.expand(2, -1, -1, -1), None if edges is None else edges.expand(2, -1)
+            sigma = sigma.expand(2) if isinstance(sigma, torch.Tensor) else sigma
+        if edges is None:
+            return self.network(x, sigma)[:1] if alone else self.network(x, sigma)
+        denoised = cast(UNetDenoiser, self.network)(x, sigma, edges)
+        return denoised[:1] if alone else denoised

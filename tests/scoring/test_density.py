@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.networks.layers import GaussianFilter
 from scipy.ndimage import gaussian_filter
 
 from klip_monai.sampling import Step
 from klip_monai.scoring import KLAccumulator, Window, block_scores, smooth
+from klip_monai.scoring.density import squared_move
 
 LEVELS = [3.0, 1.0, 0.5, 0.3, 0.12, 0.05]
 
@@ -189,3 +192,62 @@ def test_slices_are_smoothed_apart():
     smoothed = smooth(maps, sigma_px=2.0)
     assert not smoothed[0].any()
     assert not smoothed[2].any()
+
+
+def noisy_step(*, slices: int, response: float, lesion: float = 0.0, seed: int = 0) -> Step:
+    """A move that follows the drawn noise, as that of a denoiser does, with a lesion in the middle."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(slices, 1, 64, 64, generator=generator)
+    other = torch.randn(slices, 1, 64, 64, generator=generator)
+    move = -response * drawn + 0.5 * other
+    move[..., 24:40, 24:40] += lesion
+    return Step(0.4, 0.2, torch.zeros_like(move), move, noise=drawn)
+
+
+def test_spreading_what_the_noise_explains_keeps_the_mean_and_takes_variance_out():
+    step = noisy_step(slices=64, response=2.0)
+    plain, spread = (squared_move(step, lowpass_px=1.0, noise_px=width) for width in (0.0, 12.0))
+    inner = (..., slice(16, 48), slice(16, 48))
+    assert float(spread[inner].mean()) == pytest.approx(float(plain[inner].mean()), rel=0.02)
+    means = [smooth(values, sigma_px=2.0)[inner].std() / values[inner].mean() for values in (plain, spread)]
+    assert float(means[1]) < 0.35 * float(means[0])
+
+
+def test_a_lesion_stands_out_of_spread_noise_more_than_of_noise_as_it_fell():
+    step = noisy_step(slices=32, response=2.0, lesion=1.0)
+    inside = torch.zeros(64, 64, dtype=torch.bool)
+    inside[26:38, 26:38] = True
+    gaps = []
+    for width in (0.0, 12.0):
+        values = smooth(squared_move(step, lowpass_px=1.0, noise_px=width), sigma_px=2.0)[:, 0]
+        gaps.append((values[:, inside].mean() - values[:, ~inside].mean()) / values[:, ~inside].std())
+    assert float(gaps[1]) > 1.5 * float(gaps[0])
+
+
+def test_noise_that_explains_nothing_changes_next_to_nothing():
+    step = noisy_step(slices=8, response=0.0)
+    plain, spread = (squared_move(step, lowpass_px=1.0, noise_px=width) for width in (0.0, 16.0))
+    assert float((spread - plain).abs().mean() / plain.mean()) < 0.15
+
+
+def test_steps_without_their_noise_count_as_they_are():
+    step = noisy_step(slices=2, response=1.0)
+    unknown = replace(step, noise=None)
+    assert torch.equal(squared_move(unknown, lowpass_px=1.0, noise_px=8.0), squared_move(step, lowpass_px=1.0))
+
+
+def test_spreading_a_crossed_move_keeps_its_mean():
+    generator = torch.Generator().manual_seed(4)
+    step = replace(noisy_step(slices=64, response=2.0), sample=torch.randn(64, 1, 64, 64, generator=generator))
+    step = replace(step, sample=step.denoised_posterior + 0.5 * step.sample)
+    plain, spread = (squared_move(step, lowpass_px=1.0, noise_px=width) for width in (0.0, 12.0))
+    inner = (..., slice(16, 48), slice(16, 48))
+    assert float(spread[inner].mean()) == pytest.approx(float(plain[inner].mean()), rel=0.03)
+    assert float(spread[inner].std()) < 0.6 * float(plain[inner].std())
+
+
+@pytest.mark.parametrize("shape", [(256, 192), (160, 224), (100, 96), (7, 5)])
+def test_smoothing_in_blocks_is_smoothing_at_once(shape):
+    values = noise(2, 1, *shape)
+    expected = GaussianFilter(2, sigma=2.0, truncated=3.0)(values)
+    torch.testing.assert_close(smooth(values, sigma_px=2.0), expected, rtol=1e-5, atol=1e-6)

@@ -150,15 +150,17 @@ def body_mask(images_hu: torch.Tensor, *, body_hu: float) -> torch.Tensor:
     Returns:
         bool (Z, 1, H, W).
     """
-    tissue = images_hu.numpy()[:, 0] > body_hu
+    # In a margin of air, all that is not body and reaches the border is one part: the first that is labelled.
+    tissue = np.pad(images_hu.numpy()[:, 0] > body_hu, ((0, 0), (1, 1), (1, 1)))
     mask = np.zeros_like(tissue)
-    cross = ndimage.generate_binary_structure(2, 1)
     for z, plane in enumerate(tissue):
-        parts, n = ndimage.label(ndimage.binary_opening(plane, cross))
+        parts, n = ndimage.label(_grown(_shrunk(plane, 1.0), 1.0))
         if n:
             largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-            mask[z] = ndimage.binary_fill_holes(ndimage.binary_propagation(largest, mask=plane & _near(largest)))
-    return torch.from_numpy(mask)[:, None]
+            # One pixel around gives back the edge that the opening took, and no more.
+            outside, _ = ndimage.label(~(plane & _grown(largest, 1.0)))
+            mask[z] = outside != 1
+    return torch.from_numpy(mask[:, 1:-1, 1:-1].copy())[:, None]
 
 
 def beneath_skin(body: torch.Tensor, *, skin_px: float) -> torch.Tensor:
@@ -173,9 +175,8 @@ def beneath_skin(body: torch.Tensor, *, skin_px: float) -> torch.Tensor:
     """
     if skin_px == 0:
         return body
-    padded = np.pad(body.cpu().numpy()[:, 0], ((0, 0), (1, 1), (1, 1)))
-    depth = np.stack([ndimage.distance_transform_edt(plane) for plane in padded])[:, None, 1:-1, 1:-1]
-    return torch.from_numpy(depth > skin_px).to(body.device)
+    inner = np.stack([_shrunk(plane, skin_px) for plane in body.cpu().numpy()[:, 0]])
+    return torch.from_numpy(inner)[:, None].to(body.device)
 
 
 def body_of(images: torch.Tensor, grid: PriorGrid) -> torch.Tensor:
@@ -184,9 +185,29 @@ def body_of(images: torch.Tensor, grid: PriorGrid) -> torch.Tensor:
     return body_mask((images + 1) / 2 * (high - low) + low, body_hu=grid.body_hu)
 
 
-def _near(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """One pixel around: gives back the edge that the opening took, and no more."""
-    return np.asarray(ndimage.binary_dilation(part))
+def _shrunk(part: NDArray[np.bool_], radius: float, *, beyond: bool = False) -> NDArray[np.bool_]:
+    """Pixels of (H, W) farther than ``radius`` pixels from all that is not part; ``beyond`` the image all is or none.
+
+    Erosion by a disc, one run of pixels for each of its rows: a tenth of the time that distances of all pixels take.
+    """
+    reach, (height, width) = int(radius), part.shape
+    padded = np.pad(part, reach, constant_values=beyond)
+    runs = [padded]  # pixels with none but part up to so many columns away
+    for far in range(1, reach + 1):
+        run = runs[-1].copy()
+        run[:, far:] &= padded[:, :-far]
+        run[:, :-far] &= padded[:, far:]
+        runs.append(run)
+    left = part.copy()
+    for dy in range(-reach, reach + 1):
+        half = np.count_nonzero(np.sqrt(np.arange(1, reach + 1) ** 2 + dy**2) <= radius)
+        left &= runs[half][reach + dy : reach + dy + height, reach : reach + width]
+    return left
+
+
+def _grown(part: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Pixels of (H, W) at most ``radius`` pixels from a part."""
+    return ~_shrunk(~part, radius, beyond=True)
 
 
 def standard_slices(volume: MetaTensor, grid: PriorGrid) -> StandardSlices:

@@ -285,7 +285,8 @@ def to_source_grid(maps: torch.Tensor, placement: Placement) -> MetaTensor:
 
     Returns:
         float32 (1, X, Y, Z) on the scan's grid with its affine; zero where the standard slices do not reach.
-        Values are interpolated, not rescaled: nats per pixel of the prior's grid stay so.
+        Values are interpolated, not rescaled: nats per pixel of the prior's grid stay so. X runs fastest in memory, as
+        in DICOM and NIfTI files.
     """
     grid = placement.grid
     oriented_shape = [0, 0, 0]
@@ -301,9 +302,19 @@ def to_source_grid(maps: torch.Tensor, placement: Placement) -> MetaTensor:
         matrices.append(
             _resampling_matrix(n, oriented_shape[axis], step=step, start=(n - 1) / 2 - placement.centre[axis] * step)
         )
-    out = torch.empty(1, *placement.source_shape)
-    target = _oriented(out[0], placement.orientation)  # a view: writing to it fills ``out`` in the scan's own order
+    out = torch.zeros(placement.source_shape[::-1]).permute(2, 1, 0)
+    target = _oriented(out, placement.orientation)  # a view: writing to it fills ``out`` in the scan's own order
+    # Only voxels that values reach are interpolated. Each from whole rows and columns, as shorter sums round otherwise.
+    planes = maps[:, 0].float().cpu()
+    filled = (planes != 0).any(dim=0)
+    rows, columns = (_reached(m, filled.any(dim=1 - axis)) for axis, m in enumerate(matrices))
     for lo in range(0, expected[0], _CHUNK):
-        block = matrices[0] @ maps[lo : lo + _CHUNK, 0].float().cpu() @ matrices[1].T
-        target[:, :, lo : lo + _CHUNK] = block.numpy().transpose(1, 2, 0)
-    return MetaTensor(out, affine=torch.from_numpy(placement.source_affine.copy()))
+        block = matrices[0][rows] @ planes[lo : lo + _CHUNK] @ matrices[1][columns].T
+        target[rows, columns, lo : lo + _CHUNK] = block.numpy().transpose(1, 2, 0)
+    return MetaTensor(out[None], affine=torch.from_numpy(placement.source_affine.copy()))
+
+
+def _reached(matrix: torch.Tensor, filled: torch.Tensor) -> slice:
+    """Rows of an (n_out, n_in) interpolation from the first to the last that takes from an input that is filled."""
+    found = torch.nonzero(matrix[:, filled].any(dim=1))
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0)

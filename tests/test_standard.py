@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 
+import nibabel.orientations as nio
 import numpy as np
 import pytest
 import torch
@@ -16,6 +17,7 @@ from klip_monai.errors import InputError
 from klip_monai.standard import (
     Placement,
     PriorGrid,
+    _resampling_matrix,
     beneath_skin,
     body_mask,
     resample_mask,
@@ -240,6 +242,30 @@ def test_body_mask_keeps_the_edge_of_the_body():
     images = torch.full((1, 1, 20, 20), -1000.0)
     images[0, 0, 4:16, 5:15] = 40.0
     assert torch.equal(body_mask(images, body_hu=-300)[0, 0], images[0, 0] > -300)
+
+
+@given(scan=scan_grids(), grid=grids(), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_maps_are_interpolated_alike_wherever_their_values_lie(scan, grid, seed):
+    shape, affine = scan
+    placement = standard_slices(volume(np.full(shape, 40.0), affine), grid).placement
+    oriented = nio.apply_orientation(np.empty(shape), placement.orientation).shape
+    rng = np.random.default_rng(seed)
+    maps = torch.zeros(oriented[2], 1, *grid.image_shape)
+    z, _, rows, columns = (slice(*sorted(rng.integers(0, size + 1, 2))) for size in maps.shape)  # empty now and then
+    maps[z, :, rows, columns] = torch.from_numpy(rng.random(maps[z, :, rows, columns].shape)).float()
+    matrices = []
+    for axis in (0, 1):
+        step = np.linalg.norm(placement.oriented_affine[:3, axis]) / grid.pixel_mm
+        n = grid.image_shape[axis]
+        start = (n - 1) / 2 - placement.centre[axis] * step
+        matrices.append(_resampling_matrix(n, oriented[axis], step=step, start=start).double())
+    whole = matrices[0] @ maps[:, 0].double() @ matrices[1].T
+    found = to_source_grid(maps, placement)
+    assert found.shape == (1, *shape)
+    back = nio.apply_orientation(found[0].numpy(), placement.orientation).transpose(2, 0, 1)
+    np.testing.assert_allclose(back, whole, rtol=1e-5, atol=1e-7)
+    assert (back[whole.numpy() == 0] == 0).all()
 
 
 def outlines(seed: int) -> np.ndarray:

@@ -22,7 +22,6 @@ from klip_monai.errors import InputError
 
 AIR_HU = -1000.0
 _FAT_HU = -100.0
-_CHUNK = 16  # slices resampled at a time: bounds the memory of a long scan
 
 
 @dataclass(frozen=True)
@@ -236,18 +235,19 @@ def standard_slices(volume: MetaTensor, grid: PriorGrid) -> StandardSlices:
     low, high = grid.hu_window
     clips = grid.body_hu > low
     outside = low if clips else AIR_HU
-    for lo in range(0, source.shape[2], _CHUNK):
-        block = torch.from_numpy(np.ascontiguousarray(source[:, :, lo : lo + _CHUNK].transpose(2, 0, 1)))
-        block = block.clamp(low, high) if clips else block
-        images[lo : lo + _CHUNK, 0] = rows @ (block - outside) @ columns.T + outside
+    for z in range(source.shape[2]):  # one at a time: in the processor's cache, and a long scan takes no more memory
+        plane = torch.from_numpy(np.ascontiguousarray(source[:, :, z]))
+        plane = plane.clamp(low, high).sub_(outside) if clips else plane - outside
+        torch.mm(rows @ plane, columns.T, out=images[z, 0])
+    images += outside
     body = body_mask(images, body_hu=grid.body_hu)
     if not bool(body.any()):
         raise InputError(
             f"volume: nothing denser than {grid.body_hu:g} HU was found (maximum {float(volume.max()):g}); "
             "expected a CT of the body in HU"
         )
-    images = ((images - low) / (high - low) * 2 - 1).clamp_(-1, 1)
-    return StandardSlices(torch.where(body, images, torch.tensor(-1.0)), body, placement)
+    images.sub_(low).div_(high - low).mul_(2).sub_(1).clamp_(-1, 1)
+    return StandardSlices(images.masked_fill_(~body, -1.0), body, placement)
 
 
 def _source_to_grid(placement: Placement, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -308,9 +308,8 @@ def to_source_grid(maps: torch.Tensor, placement: Placement) -> MetaTensor:
     planes = maps[:, 0].float().cpu()
     filled = (planes != 0).any(dim=0)
     rows, columns = (_reached(m, filled.any(dim=1 - axis)) for axis, m in enumerate(matrices))
-    for lo in range(0, expected[0], _CHUNK):
-        block = matrices[0][rows] @ planes[lo : lo + _CHUNK] @ matrices[1][columns].T
-        target[rows, columns, lo : lo + _CHUNK] = block.numpy().transpose(1, 2, 0)
+    for z, plane in enumerate(planes):
+        target[rows, columns, z] = (matrices[0][rows] @ plane @ matrices[1][columns].T).numpy()
     return MetaTensor(out[None], affine=torch.from_numpy(placement.source_affine.copy()))
 
 

@@ -113,11 +113,11 @@ class PreviewScan:
     def body_box(self) -> tuple[slice, slice, slice]:
         """Bounding box, with a margin, of the worst voxel and all denser than air; the whole scan when nothing is."""
         body = self.ct > _BODY_HU
+        along_z, along_x = body.sum(axis=2, dtype=np.uint16), body.sum(axis=0, dtype=np.uint16)
         box = []
-        for axis in range(3):
-            others = tuple(other for other in range(3) if other != axis)
+        for axis, counts in enumerate((along_z.sum(axis=1), along_z.sum(axis=0), along_x.sum(axis=0))):
             # Half a per cent of a slice is more than noise in air and less than any part of a patient.
-            filled = np.flatnonzero(body.mean(axis=others) > 0.005)
+            filled = np.flatnonzero(counts * counts.size / body.size > 0.005)
             margin = round(_MARGIN_MM / float(self.spacing[axis]))
             size, worst = self.ct.shape[axis], self.worst_voxel[axis]
             low, high = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, size)

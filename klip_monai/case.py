@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from klip_monai import __version__
 from klip_monai.io.atomic import check_free, publish
+from klip_monai.io.preview_geometry import first_maximum
 from klip_monai.io.straighten import leans
 from klip_monai.io.summary import write_summary
 from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, Writing, case_files, file_names, write_picture
@@ -73,7 +74,7 @@ def summarize(case: Case) -> dict[str, Any]:
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     values: NDArray[np.float32] = case.heatmap[0].cpu().numpy()
     label_values: NDArray[np.uint8] = case.labels[0].cpu().numpy()
-    worst = np.unravel_index(int(values.argmax()), values.shape)
+    worst = first_maximum(values)
     per_slice = values.max(axis=(0, 1))
     found = []
     for _, box, ml, inside in islands(label_values, voxel_ml=voxel_ml)[:10]:
@@ -100,7 +101,7 @@ def summarize(case: Case) -> dict[str, Any]:
         "scan_score": case.scan_score,
         "p_value": reference.p_value(case.scan_score),
         "worst": {
-            "voxel": [int(i) for i in worst],
+            "voxel": list(worst),
             "ras_mm": (affine @ [*worst, 1.0])[:3].tolist(),
             "slices": [int(z) for z in np.argsort(per_slice)[::-1][:5]],
         },

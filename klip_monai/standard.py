@@ -22,7 +22,6 @@ from klip_monai.errors import InputError
 
 AIR_HU = -1000.0
 _FAT_HU = -100.0
-_CHUNK = 16  # slices resampled at a time: bounds the memory of a long scan
 
 
 @dataclass(frozen=True)
@@ -150,15 +149,17 @@ def body_mask(images_hu: torch.Tensor, *, body_hu: float) -> torch.Tensor:
     Returns:
         bool (Z, 1, H, W).
     """
-    tissue = images_hu.numpy()[:, 0] > body_hu
+    # In a margin of air, all that is not body and reaches the border is one part: the first that is labelled.
+    tissue = np.pad(images_hu.numpy()[:, 0] > body_hu, ((0, 0), (1, 1), (1, 1)))
     mask = np.zeros_like(tissue)
-    cross = ndimage.generate_binary_structure(2, 1)
     for z, plane in enumerate(tissue):
-        parts, n = ndimage.label(ndimage.binary_opening(plane, cross))
+        parts, n = ndimage.label(_grown(_shrunk(plane, 1.0), 1.0))
         if n:
             largest = parts == 1 + np.argmax(np.bincount(parts.ravel())[1:])
-            mask[z] = ndimage.binary_fill_holes(ndimage.binary_propagation(largest, mask=plane & _near(largest)))
-    return torch.from_numpy(mask)[:, None]
+            # One pixel around gives back the edge that the opening took, and no more.
+            outside, _ = ndimage.label(~(plane & _grown(largest, 1.0)))
+            mask[z] = outside != 1
+    return torch.from_numpy(mask[:, 1:-1, 1:-1].copy())[:, None]
 
 
 def beneath_skin(body: torch.Tensor, *, skin_px: float) -> torch.Tensor:
@@ -173,9 +174,8 @@ def beneath_skin(body: torch.Tensor, *, skin_px: float) -> torch.Tensor:
     """
     if skin_px == 0:
         return body
-    padded = np.pad(body.cpu().numpy()[:, 0], ((0, 0), (1, 1), (1, 1)))
-    depth = np.stack([ndimage.distance_transform_edt(plane) for plane in padded])[:, None, 1:-1, 1:-1]
-    return torch.from_numpy(depth > skin_px).to(body.device)
+    inner = np.stack([_shrunk(plane, skin_px) for plane in body.cpu().numpy()[:, 0]])
+    return torch.from_numpy(inner)[:, None].to(body.device)
 
 
 def body_of(images: torch.Tensor, grid: PriorGrid) -> torch.Tensor:
@@ -184,9 +184,29 @@ def body_of(images: torch.Tensor, grid: PriorGrid) -> torch.Tensor:
     return body_mask((images + 1) / 2 * (high - low) + low, body_hu=grid.body_hu)
 
 
-def _near(part: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """One pixel around: gives back the edge that the opening took, and no more."""
-    return np.asarray(ndimage.binary_dilation(part))
+def _shrunk(part: NDArray[np.bool_], radius: float, *, beyond: bool = False) -> NDArray[np.bool_]:
+    """Pixels of (H, W) farther than ``radius`` pixels from all that is not part; ``beyond`` the image all is or none.
+
+    Erosion by a disc, one run of pixels for each of its rows: a tenth of the time that distances of all pixels take.
+    """
+    reach, (height, width) = int(radius), part.shape
+    padded = np.pad(part, reach, constant_values=beyond)
+    runs = [padded]  # pixels with none but part up to so many columns away
+    for far in range(1, reach + 1):
+        run = runs[-1].copy()
+        run[:, far:] &= padded[:, :-far]
+        run[:, :-far] &= padded[:, far:]
+        runs.append(run)
+    left = part.copy()
+    for dy in range(-reach, reach + 1):
+        half = np.count_nonzero(np.sqrt(np.arange(1, reach + 1) ** 2 + dy**2) <= radius)
+        left &= runs[half][reach + dy : reach + dy + height, reach : reach + width]
+    return left
+
+
+def _grown(part: NDArray[np.bool_], radius: float) -> NDArray[np.bool_]:
+    """Pixels of (H, W) at most ``radius`` pixels from a part."""
+    return ~_shrunk(~part, radius, beyond=True)
 
 
 def standard_slices(volume: MetaTensor, grid: PriorGrid) -> StandardSlices:
@@ -215,18 +235,19 @@ def standard_slices(volume: MetaTensor, grid: PriorGrid) -> StandardSlices:
     low, high = grid.hu_window
     clips = grid.body_hu > low
     outside = low if clips else AIR_HU
-    for lo in range(0, source.shape[2], _CHUNK):
-        block = torch.from_numpy(np.ascontiguousarray(source[:, :, lo : lo + _CHUNK].transpose(2, 0, 1)))
-        block = block.clamp(low, high) if clips else block
-        images[lo : lo + _CHUNK, 0] = rows @ (block - outside) @ columns.T + outside
+    for z in range(source.shape[2]):  # one at a time: in the processor's cache, and a long scan takes no more memory
+        plane = torch.from_numpy(np.ascontiguousarray(source[:, :, z]))
+        plane = plane.clamp(low, high).sub_(outside) if clips else plane - outside
+        torch.mm(rows @ plane, columns.T, out=images[z, 0])
+    images += outside
     body = body_mask(images, body_hu=grid.body_hu)
     if not bool(body.any()):
         raise InputError(
             f"volume: nothing denser than {grid.body_hu:g} HU was found (maximum {float(volume.max()):g}); "
             "expected a CT of the body in HU"
         )
-    images = ((images - low) / (high - low) * 2 - 1).clamp_(-1, 1)
-    return StandardSlices(torch.where(body, images, torch.tensor(-1.0)), body, placement)
+    images.sub_(low).div_(high - low).mul_(2).sub_(1).clamp_(-1, 1)
+    return StandardSlices(images.masked_fill_(~body, -1.0), body, placement)
 
 
 def _source_to_grid(placement: Placement, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -264,7 +285,8 @@ def to_source_grid(maps: torch.Tensor, placement: Placement) -> MetaTensor:
 
     Returns:
         float32 (1, X, Y, Z) on the scan's grid with its affine; zero where the standard slices do not reach.
-        Values are interpolated, not rescaled: nats per pixel of the prior's grid stay so.
+        Values are interpolated, not rescaled: nats per pixel of the prior's grid stay so. X runs fastest in memory, as
+        in DICOM and NIfTI files.
     """
     grid = placement.grid
     oriented_shape = [0, 0, 0]
@@ -280,9 +302,18 @@ def to_source_grid(maps: torch.Tensor, placement: Placement) -> MetaTensor:
         matrices.append(
             _resampling_matrix(n, oriented_shape[axis], step=step, start=(n - 1) / 2 - placement.centre[axis] * step)
         )
-    out = torch.empty(1, *placement.source_shape)
-    target = _oriented(out[0], placement.orientation)  # a view: writing to it fills ``out`` in the scan's own order
-    for lo in range(0, expected[0], _CHUNK):
-        block = matrices[0] @ maps[lo : lo + _CHUNK, 0].float().cpu() @ matrices[1].T
-        target[:, :, lo : lo + _CHUNK] = block.numpy().transpose(1, 2, 0)
-    return MetaTensor(out, affine=torch.from_numpy(placement.source_affine.copy()))
+    out = torch.zeros(placement.source_shape[::-1]).permute(2, 1, 0)
+    target = _oriented(out, placement.orientation)  # a view: writing to it fills ``out`` in the scan's own order
+    # Only voxels that values reach are interpolated. Each from whole rows and columns, as shorter sums round otherwise.
+    planes = maps[:, 0].float().cpu()
+    filled = (planes != 0).any(dim=0)
+    rows, columns = (_reached(m, filled.any(dim=1 - axis)) for axis, m in enumerate(matrices))
+    for z, plane in enumerate(planes):
+        target[rows, columns, z] = (matrices[0][rows] @ plane @ matrices[1][columns].T).numpy()
+    return MetaTensor(out[None], affine=torch.from_numpy(placement.source_affine.copy()))
+
+
+def _reached(matrix: torch.Tensor, filled: torch.Tensor) -> slice:
+    """Rows of an (n_out, n_in) interpolation from the first to the last that takes from an input that is filled."""
+    found = torch.nonzero(matrix[:, filled].any(dim=1))
+    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0)

@@ -3,18 +3,21 @@ from __future__ import annotations
 import itertools
 import json
 
+import nibabel.orientations as nio
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from klip_monai.errors import InputError
 from klip_monai.standard import (
     Placement,
     PriorGrid,
+    _resampling_matrix,
     beneath_skin,
     body_mask,
     resample_mask,
@@ -239,6 +242,66 @@ def test_body_mask_keeps_the_edge_of_the_body():
     images = torch.full((1, 1, 20, 20), -1000.0)
     images[0, 0, 4:16, 5:15] = 40.0
     assert torch.equal(body_mask(images, body_hu=-300)[0, 0], images[0, 0] > -300)
+
+
+@given(scan=scan_grids(), grid=grids(), seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=60)
+def test_maps_are_interpolated_alike_wherever_their_values_lie(scan, grid, seed):
+    shape, affine = scan
+    placement = standard_slices(volume(np.full(shape, 40.0), affine), grid).placement
+    oriented = nio.apply_orientation(np.empty(shape), placement.orientation).shape
+    rng = np.random.default_rng(seed)
+    maps = torch.zeros(oriented[2], 1, *grid.image_shape)
+    z, _, rows, columns = (slice(*sorted(rng.integers(0, size + 1, 2))) for size in maps.shape)  # empty now and then
+    maps[z, :, rows, columns] = torch.from_numpy(rng.random(maps[z, :, rows, columns].shape)).float()
+    matrices = []
+    for axis in (0, 1):
+        step = np.linalg.norm(placement.oriented_affine[:3, axis]) / grid.pixel_mm
+        n = grid.image_shape[axis]
+        start = (n - 1) / 2 - placement.centre[axis] * step
+        matrices.append(_resampling_matrix(n, oriented[axis], step=step, start=start).double())
+    whole = matrices[0] @ maps[:, 0].double() @ matrices[1].T
+    found = to_source_grid(maps, placement)
+    assert found.shape == (1, *shape)
+    back = nio.apply_orientation(found[0].numpy(), placement.orientation).transpose(2, 0, 1)
+    np.testing.assert_allclose(back, whole, rtol=1e-5, atol=1e-7)
+    assert (back[whole.numpy() == 0] == 0).all()
+
+
+def outlines(seed: int) -> np.ndarray:
+    """Bool (7, 48, 40): blobs and dots, one that covers the border, a thin bridge, a ring, a line, all, nothing."""
+    rng = np.random.default_rng(seed)
+    noise = ndimage.gaussian_filter(rng.normal(size=(2, 48, 40)), (0, 3, 3))
+    planes = np.zeros((7, 48, 40), dtype=bool)
+    planes[0] = (noise[0] > 0) ^ (rng.random((48, 40)) < 0.02)
+    planes[1] = noise[1] > np.quantile(noise[1], 0.2)
+    planes[2, 10:20, 5:35], planes[2, 30:44, 5:35], planes[2, 20:30, rng.integers(5, 35)] = True, True, True
+    planes[3, 8:40, 4:30], planes[3, 14:30, 10 : rng.integers(12, 32)] = True, False
+    planes[4, :, rng.integers(40)] = True
+    planes[5] = True
+    return planes
+
+
+@given(seed=st.integers(0, 1000))
+@settings(deadline=None, max_examples=30)
+def test_body_mask_is_the_largest_opened_part_with_its_edge_and_its_holes(seed):
+    planes, cross = outlines(seed), ndimage.generate_binary_structure(2, 1)
+    body = body_mask(torch.where(torch.from_numpy(planes)[:, None], 40.0, -1000.0), body_hu=-300)
+    for plane, found in zip(planes, body[:, 0].numpy(), strict=True):
+        parts, n = ndimage.label(ndimage.binary_opening(plane, cross))
+        sizes = ndimage.sum_labels(np.ones_like(parts), parts, range(1, n + 1))
+        largest = parts == 1 + np.argmax(sizes) if n else np.zeros_like(plane)
+        edge = ndimage.binary_propagation(largest, mask=plane & ndimage.binary_dilation(largest, cross))
+        np.testing.assert_array_equal(found, ndimage.binary_fill_holes(edge))
+
+
+@given(seed=st.integers(0, 1000), skin_px=st.sampled_from([1.0, 2**0.5, 2.0, 5**0.5, 2.5, 3.0, 5.0, 6.0, 7.3, 60.0]))
+@settings(deadline=None, max_examples=30)
+def test_the_rim_is_as_wide_as_the_distance_transform_says(seed, skin_px):
+    planes = outlines(seed)
+    inner = beneath_skin(torch.from_numpy(planes)[:, None], skin_px=skin_px)
+    for plane, found in zip(planes, inner[:, 0].numpy(), strict=True):
+        np.testing.assert_array_equal(found, ndimage.distance_transform_edt(np.pad(plane, 1))[1:-1, 1:-1] > skin_px)
 
 
 @given(seed=st.integers(0, 1000), skin_px=st.floats(0.1, 6.0))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,31 @@ _TISSUE_HU = (-200.0, 3071.0)
 _EXPORT_AGAIN = "export the series again from the scanner or archive"
 
 
+_quiet_lock, _quiet, _quiet_users = threading.Lock(), ExitStack(), 0
+
+
 @contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom's remarks off the screen: they quote tag values, which may identify the patient."""
+    """Keep pydicom's remarks off the screen: they quote tag values, which may identify the patient.
+
+    Threads share the silence, which lasts until the last of them is done: logger and warnings are the process's.
+    """
+    global _quiet_users
+    with _quiet_lock:
+        if not _quiet_users:
+            _quiet.enter_context(_silence())
+        _quiet_users += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_users -= 1
+            if not _quiet_users:
+                _quiet.close()
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
     logger = logging.getLogger("pydicom")
     was_disabled, logger.disabled = logger.disabled, True
     try:

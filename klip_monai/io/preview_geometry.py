@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import nibabel as nib
@@ -80,14 +81,13 @@ class PreviewScan:
         cosines = np.abs(np.diag(self.affine[:3, :3])) / self.spacing
         return float(np.degrees(np.arccos(np.clip(cosines.min(), -1.0, 1.0))))
 
-    @property
+    @cached_property
     def worst_voxel(self) -> tuple[int, int, int]:
         """Index of the largest heat map value; the centre where the heat map is flat."""
         if self.heatmap.max() <= self.heatmap.min():
             i, j, k = (size // 2 for size in self.heatmap.shape)
-        else:
-            i, j, k = (int(n) for n in np.unravel_index(int(np.argmax(self.heatmap)), self.heatmap.shape))
-        return i, j, k
+            return i, j, k
+        return first_maximum(self.heatmap)
 
     def worst_axial_slices(self, count: int, *, separation_mm: float) -> list[int]:
         """Axial slice numbers by falling heat map maximum, each at least a distance from those before it.
@@ -113,11 +113,11 @@ class PreviewScan:
     def body_box(self) -> tuple[slice, slice, slice]:
         """Bounding box, with a margin, of the worst voxel and all denser than air; the whole scan when nothing is."""
         body = self.ct > _BODY_HU
+        along_z, along_x = body.sum(axis=2, dtype=np.uint16), body.sum(axis=0, dtype=np.uint16)
         box = []
-        for axis in range(3):
-            others = tuple(other for other in range(3) if other != axis)
+        for axis, counts in enumerate((along_z.sum(axis=1), along_z.sum(axis=0), along_x.sum(axis=0))):
             # Half a per cent of a slice is more than noise in air and less than any part of a patient.
-            filled = np.flatnonzero(body.mean(axis=others) > 0.005)
+            filled = np.flatnonzero(counts * counts.size / body.size > 0.005)
             margin = round(_MARGIN_MM / float(self.spacing[axis]))
             size, worst = self.ct.shape[axis], self.worst_voxel[axis]
             low, high = (int(filled[0]), int(filled[-1]) + 1) if filled.size else (0, size)
@@ -164,6 +164,19 @@ class PreviewScan:
         direction = self.affine[:3, normal] / self.spacing[normal]
         offset = float(direction @ (self.affine[:3, 3] + index * self.affine[:3, normal]))
         return f"{_directed(offset, normal)} mm"
+
+
+def first_maximum(values: npt.NDArray[Any]) -> tuple[int, int, int]:
+    """Index of the largest value of (X, Y, Z), the first one by X, then Y, then Z, as ``argmax`` finds it.
+
+    NumPy's own copies a volume that is not in this order in memory, in a hundred times the time.
+    """
+    maxima = values.max(axis=(0, 1))
+    found = []
+    for k in np.flatnonzero(~(maxima < maxima.max())).tolist():  # all, where there is a NaN
+        i, j = np.unravel_index(int(values[:, :, k].argmax()), values.shape[:2])
+        found.append((int(i), int(j), k))
+    return min(found)
 
 
 def ras_text(place: Sequence[float] | npt.NDArray[np.float64]) -> str:

@@ -34,8 +34,8 @@ def threshold_heatmap(
     """
     if strong < suspicious:
         raise ValueError(f"strong: got {strong}, expected at least suspicious ({suspicious})")
-    labels = (heatmap >= suspicious).astype(np.uint8)
-    labels[heatmap >= strong] = 2
+    labels = (heatmap >= suspicious).view(np.uint8)
+    labels += heatmap >= strong
     for _, box, volume, inside in islands(labels, voxel_ml=voxel_ml):
         if volume < min_ml:
             labels[box][inside] = 0
@@ -54,9 +54,17 @@ def islands(
     Returns:
         For each component, largest first: voxel count, bounding box (slices), volume in ml, mask within the box.
     """
-    parts, _ = ndimage.label(labels > 0, ndimage.generate_binary_structure(labels.ndim, labels.ndim))
+    labelled = labels > 0
+    if not labelled.any():
+        return []
+    # Only the box around all of them is searched: it is small where little is suspicious.
+    axes = range(labels.ndim)
+    along = [np.flatnonzero(labelled.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    whole = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in along)
+    parts, _ = ndimage.label(labelled[whole], ndimage.generate_binary_structure(labels.ndim, labels.ndim))
     found = []
     for number, box in enumerate(ndimage.find_objects(parts), start=1):
         inside = parts[box] == number
-        found.append((int(inside.sum()), box, float(inside.sum() * voxel_ml), inside))
+        placed = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(whole, box, strict=True))
+        found.append((int(inside.sum()), placed, float(inside.sum() * voxel_ml), inside))
     return sorted(found, key=lambda part: -part[0])

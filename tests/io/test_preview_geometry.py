@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from klip_monai.io.preview_geometry import Plane, PreviewScan
+from klip_monai.io.preview_geometry import Plane, PreviewScan, first_maximum
 
 SHAPE = (12, 10, 8)
 WHOLE = (slice(None), slice(None), slice(None))
@@ -89,6 +89,28 @@ def test_worst_slices_fall_in_value_and_keep_their_distance() -> None:
     scan = scan_with(heatmap, np.diag([1.0, 1.0, 2.0, 1.0]))
     assert scan.worst_axial_slices(3, separation_mm=15.0) == [10, 30, 20]
     assert scan.worst_axial_slices(3, separation_mm=4.0) == [10, 13, 30]
+
+
+@pytest.mark.parametrize(
+    "turn", [lambda a: a, np.asfortranarray, lambda a: a[::-1, :, ::-1], lambda a: a.transpose(2, 0, 1)]
+)
+@pytest.mark.parametrize("seed", range(8))
+def test_first_maximum_is_that_of_argmax_whatever_the_order_in_memory(seed, turn) -> None:
+    values = turn(np.random.default_rng(seed).integers(0, 2 + 20 * (seed % 2), (5, 6, 7)).astype(np.float32))
+    assert first_maximum(values) == np.unravel_index(values.argmax(), values.shape)
+    assert first_maximum(np.zeros_like(values)) == (0, 0, 0)
+
+
+def test_body_box_is_where_more_than_half_a_per_cent_of_a_slice_is_dense() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.004, 0.005, 0.006, 0.5):
+        ct = np.where(rng.random((40, 50, 20)) < share * rng.random((40, 1, 1)) * 2, 40.0, -1000.0)
+        scan = PreviewScan(ct, np.zeros(ct.shape), np.zeros(ct.shape, np.uint8), np.diag([-20.0, -20.0, 20.0, 1.0]))
+        for axis, part in enumerate(scan.body_box()):
+            others = tuple(other for other in range(3) if other != axis)
+            filled = np.flatnonzero((scan.ct > -300).mean(axis=others) > 0.005)
+            low, high = (filled[0], filled[-1] + 1) if filled.size else (0, ct.shape[axis])
+            assert part == slice(min(low, scan.worst_voxel[axis]), max(high, scan.worst_voxel[axis] + 1))
 
 
 def test_short_scan_gives_the_slices_it_has() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Los
 from scipy.spatial.transform import Rotation
 
 from klip_monai.io import list_series, read_volume
+from klip_monai.io.dicom_pixels import quiet_pydicom
 
 
 def itk_series(folder: Path, uid: str = "") -> tuple[np.ndarray, np.ndarray]:
@@ -368,3 +370,18 @@ def test_real_series_equals_itk(shared_data: Path, tmp_path: Path, archive: str,
     assert volume.shape == (1, *shape)
     np.testing.assert_array_equal(volume[0].numpy(), voxels)
     np.testing.assert_allclose(volume.affine.numpy(), affine, atol=1e-4)
+
+
+def test_one_reader_that_is_done_leaves_another_thread_quiet_and_the_last_all_as_it_was() -> None:
+    logger, filters = logging.getLogger("pydicom"), list(warnings.filters)
+    first, second = quiet_pydicom(), quiet_pydicom()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert logger.disabled
+    with warnings.catch_warnings(record=True) as said:
+        warnings.warn("PatientName", stacklevel=1)
+    assert not said
+    second.__exit__(None, None, None)
+    assert not logger.disabled
+    assert warnings.filters == filters

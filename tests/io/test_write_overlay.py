@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -114,6 +115,23 @@ def test_segmentation_has_both_named_coloured_and_coded_segments(voxels: np.ndar
         assert found["labelValue"] == expected.value
         assert found["terminology"]["category"][:2] == ["SCT", "49755003"]
         np.testing.assert_array_equal(slicerio.segment_mask(segmentation, found["id"]), voxels == expected.value)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_files_hold_every_bit_and_no_name_or_time(order: str, tmp_path: Path) -> None:
+    heatmap = np.random.default_rng(0).exponential(size=(40, 30, 20)).astype(np.float32)
+    heatmap[:10] = 0.0
+    labels = (heatmap > 1).astype(np.uint8) + (heatmap > 3)
+    for number in range(2):
+        write_heatmap(tmp_path / f"{number}_heatmap.nii.gz", np.array(heatmap, order=order), np.eye(4))
+        write_labels(tmp_path / f"{number}_labels.nii.gz", np.array(labels, order=order), np.eye(4))
+    for name, voxels in (("heatmap", heatmap), ("labels", labels)):
+        packed = (tmp_path / f"0_{name}.nii.gz").read_bytes()
+        assert packed == (tmp_path / f"1_{name}.nii.gz").read_bytes()
+        assert packed[:8] == b"\x1f\x8b\x08" + bytes(5)
+        content = gzip.decompress(packed)
+        assert content[352:] == voxels.tobytes(order="F")
+        assert len(packed) <= 1.01 * len(gzip.compress(content, 1))
 
 
 def test_tensors_are_written_like_arrays(tmp_path: Path) -> None:

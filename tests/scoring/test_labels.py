@@ -76,6 +76,25 @@ def test_islands_come_largest_first_with_box_volume_and_mask():
     assert np.array_equal(rebuilt, labels)
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("seed", range(6))
+def test_islands_are_those_of_the_whole_grid_in_the_same_order(seed, order):
+    rng = np.random.default_rng(seed)
+    labels = np.zeros((20, 18, 16), np.uint8, order=order)
+    corner, end = rng.integers(0, 8, 3), rng.integers(9, 17, 3)  # the border of the grid among them
+    box = tuple(slice(*ends) for ends in zip(corner, end, strict=True))
+    labels[box] = rng.choice([0, 0, 0, 0, 0, 0, 1, 2], labels[box].shape) * (seed > 0)
+    parts, n = ndimage.label(labels > 0, np.ones((3, 3, 3)))
+    sizes = [int((parts == number).sum()) for number in range(1, n + 1)]
+    expected = sorted(range(1, n + 1), key=lambda number: -sizes[number - 1])
+    found = islands(labels, voxel_ml=0.5)
+    assert len(found) == n
+    for number, (count, placed, volume, inside) in zip(expected, found, strict=True):
+        assert (count, volume) == (sizes[number - 1], sizes[number - 1] * 0.5)
+        assert placed == ndimage.find_objects(parts)[number - 1]
+        np.testing.assert_array_equal(inside, parts[placed] == number)
+
+
 def test_random_labels_are_covered_by_their_islands_once():
     labels = (ndimage.gaussian_filter(np.random.default_rng(0).standard_normal((16, 16, 16)), 1) > 0.3).astype(np.uint8)
     found = islands(labels, voxel_ml=1.0)

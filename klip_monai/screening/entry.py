@@ -36,6 +36,7 @@ class Entry:
         worst_slice: index along the volume's third axis of the highest density; None unless scored.
         top_slices: the five highest slices, highest first.
         case_dir: folder of the case's files, relative to the output folder; empty unless scored.
+        precision: arithmetic of the network, as in "float32"; empty unless scored.
         read_seconds: time to read, s.
         score_seconds: time to score, s.
         write_seconds: time to write, s.
@@ -57,6 +58,7 @@ class Entry:
     worst_slice: int | None = None
     top_slices: tuple[int, ...] = ()
     case_dir: str = ""
+    precision: str = ""
     read_seconds: float = 0.0
     score_seconds: float = 0.0
     write_seconds: float = 0.0

@@ -223,6 +223,15 @@ class Ledger:
         rows = self._sql.execute("SELECT state, COUNT(*) FROM series GROUP BY state").fetchall()
         return Counter({State(state): n for state, n in rows})
 
+    def precisions(self) -> Counter[str]:
+        """Number of scored series by the arithmetic of their network, the most frequent first."""
+        rows = self._sql.execute(
+            "SELECT precision, COUNT(*) FROM series WHERE state = ? AND precision <> '' GROUP BY precision "
+            "ORDER BY COUNT(*) DESC, precision",
+            (State.scored.value,),
+        )
+        return Counter(dict(rows.fetchall()))
+
     def seconds_per_slice(self) -> float | None:
         """Mean time of reading, scoring and writing a slice, s; None before the first."""
         row = self._sql.execute(

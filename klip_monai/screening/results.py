@@ -26,6 +26,9 @@ def write_results(ledger: Ledger, output: Path) -> list[Path]:
     if provenance is not None and (output / REFERENCE).is_file():
         from klip_monai.screening.report import write_report
 
+        counts = ledger.precisions()
+        if len(counts) > 1:
+            provenance["precision"] = ", ".join(f"{name} ({count} series)" for name, count in counts.items())
         reference = IDReference.load(output / REFERENCE)
         report = output / "report.html"
         files.append(

@@ -21,6 +21,7 @@ from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.errors import BundleError, InputError, OutputError, PacsError, known_error
 from klip_monai.io.dicom_files import ListedFiles
 from klip_monai.io.dicomweb import RemoteSeries
+from klip_monai.prior.precision import precision_of
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
@@ -46,8 +47,8 @@ class Model:
         seed: of measurement noise and sampling.
         outputs: which of :data:`klip_monai.case.OUTPUTS` to write.
         threads: CPU threads of torch; None leaves them.
-        batch_size: slices that pass the network together; None is not settled yet. Another one changes scores by
-            rounding only.
+        batch_size: slices that pass a GPU's network together; None is not settled yet. Another one changes scores by
+            rounding only; a CPU settles it itself.
         share: share of the device's free memory that one process may use.
         device: where to compute, as in "cuda:1"; None is the bundle's choice.
     """
@@ -141,17 +142,19 @@ class Description:
         settings: everything that its results depend on, but for the batch size; JSON-able.
         batch_size: slices that fit the device together.
         reference: what its scores are compared with.
+        precision: arithmetic of its network there, which changes scores by rounding only.
     """
 
     settings: Mapping[str, Any]
     batch_size: int
     reference: IDReference
+    precision: str
 
 
 def describe(model: Model) -> Description:
     """Open a model and tell what its scores depend on."""
     opened = _opened(model)
-    return Description(opened.settings, opened.fitting_batch(), opened.reference)
+    return Description(opened.settings, opened.fitting_batch(), opened.reference, opened.precision)
 
 
 def _crash(error: BaseException) -> tuple[str, str]:
@@ -198,6 +201,7 @@ class _Scorer:
         together = torch.device(self._device).type == "cuda"
         self._batches = SharedBatches(self._inferer, self._network, device=self._device, together=together)
         info, self.reference = bundle_info(model.root), parts["reference"]
+        self.precision = precision_of(self._network, self._device)
         self.settings = {
             "bundle": info.name,
             "bundle_version": info.version,
@@ -246,6 +250,7 @@ class _Scorer:
             worst_slice=int(summary["worst"]["voxel"][2]),
             top_slices=tuple(int(z) for z in summary["worst"]["slices"]),
             case_dir=case_dir(job.entry.name),
+            precision=self.precision,
             read_seconds=read,
             score_seconds=score,
             write_seconds=write,

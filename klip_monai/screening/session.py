@@ -134,6 +134,12 @@ def _settle(ledger: Ledger, workers: Workers, model: Model, output: Path, option
     """Bind the ledger to everything that changes results, and settle the batch size."""
     described = workers.describe(model)
     ledger.agree(described.settings, rescore=options.rescore)
+    before = [name for name in ledger.precisions() if name != described.precision]
+    if before and not options.rescore:
+        options.announce(
+            f"precision: got {described.precision} here, where earlier series were scored in {' and '.join(before)}; "
+            f"heat maps differ by rounding (ledger.csv says which is which). --precision {before[0]} goes on as before"
+        )
     batch_size = ledger.batch_size(options.batch_size, otherwise=described.batch_size)
     staged = output / f".{REFERENCE}.{os.getpid()}"
     described.reference.save(staged)

@@ -41,7 +41,7 @@ class SharedBatches:
         inferer: what maps slices.
         network: the prior.
         device: where it is.
-        together: take slices of several scans into a batch. A CPU gains nothing by it.
+        together: take slices of several scans into a batch. A CPU gains nothing by it, and takes a scan as a whole.
     """
 
     def __init__(self, inferer: KLIPInferer, network: Denoiser, *, device: torch.device | str, together: bool) -> None:
@@ -56,8 +56,8 @@ class SharedBatches:
 
         Args:
             slices: float32 (Z, 1, H, W) in [-1, 1], on the CPU.
-            size: slices of a batch.
-            check: called before each batch; ends this scan by raising.
+            size: slices of a batch; a CPU settles it itself.
+            check: called before each batch, and on a CPU whenever some slices are done; ends this scan by raising.
 
         Returns:
             What the inferer gives, float32 (Z, 1 or 2, H, W), on the CPU; and the seconds that it took, those of shared
@@ -71,7 +71,7 @@ class SharedBatches:
                 with self._scoring:
                     if not scan.done:
                         check()
-                        self._score(self._next(size), size)
+                        self._score(self._next(size if self._together else len(slices)), size, check)
         finally:
             with self._waiting:
                 if scan in self._queue:
@@ -93,16 +93,17 @@ class SharedBatches:
                     self._queue.popleft()
         return parts
 
-    def _score(self, parts: list[tuple[_Scan, range]], size: int) -> None:
+    def _score(self, parts: list[tuple[_Scan, range]], size: int, check: Callable[[], None]) -> None:
         start = time.perf_counter()
         batch = torch.cat([scan.slices[places.start : places.stop] for scan, places in parts])
         places = [place for _, part in parts for place in part]
+        inferer = self._inferer.changed(progress=lambda *_: check())
         if self._together:
+            inferer = self._inferer.changed(batch_size=size * self._inferer.samples)
             batch = torch.cat([batch, batch[-1:].expand(size - len(batch), -1, -1, -1)])
             places += [0] * (size - len(places))
         try:
-            self._inferer.batch_size = size * self._inferer.samples
-            maps = iter(self._inferer(batch.to(self._device), self._network, places=places).cpu())
+            maps = iter(inferer(batch.to(self._device), self._network, places=places).cpu())
         except Exception as error:
             for scan, _ in parts:
                 scan.error = error

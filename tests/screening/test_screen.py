@@ -78,6 +78,27 @@ def test_other_settings_are_refused(screened, archive, quick_bundle):
     assert "seed 7 (was 0)" in str(refused.exception)
 
 
+def test_going_on_in_another_precision_is_said_and_recorded(screened, archive, quick_bundle, tmp_path):
+    output = tmp_path / "screened"
+    shutil.copytree(screened, output)
+    with Ledger(output / FILE_NAME) as ledger:
+        (before,) = ledger.precisions()
+        redo = next(entry.name for entry in ledger.entries() if entry.state is State.scored)
+        ledger._sql.execute("UPDATE series SET state = 'pending' WHERE name = ?", (redo,))
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[before]
+    again = screen(archive, output, quick_bundle, "--precision", other)
+    assert again.exit_code == 3
+    said = " ".join(again.stderr.split())
+    assert f"precision: got {other} here, where earlier series were scored in {before}" in said
+    with Ledger(output / FILE_NAME) as ledger:
+        assert ledger.precisions() == {before: 4, other: 1}
+        assert ledger.provenance(redo)["precision"] == other
+    rows = {row["name"]: row["precision"] for row in csv.DictReader((output / "ledger.csv").open())}
+    assert rows[redo] == other
+    assert f"{before} (4 series), {other} (1 series)" in (output / "report.html").read_text()
+    assert "precision: got" not in screen(archive, screened, quick_bundle).stderr
+
+
 def test_tables_are_written_anew_on_request(screened, tmp_path):
     shutil.copy(screened / FILE_NAME, tmp_path)
     result = CliRunner().invoke(app, ["screen", "--output", str(tmp_path), "--export-only"])

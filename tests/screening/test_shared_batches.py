@@ -18,18 +18,30 @@ SHAPE = (16, 12)
 
 
 class Gate:
-    """A prior that lets no batch through before it is opened, and counts the slices of each."""
+    """A prior that lets no batch through before it is opened."""
 
     def __init__(self) -> None:
-        self.prior, self.open, self.sizes = GaussianDenoiser(std=0.5), threading.Event(), list[int]()
-        self.fails = False
+        self.prior, self.open, self.fails = GaussianDenoiser(std=0.5), threading.Event(), False
 
     def __call__(self, x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         assert self.open.wait(20)
         if self.fails:
             raise MemoryError
-        self.sizes.append(len(x))
         return self.prior(x, sigma)
+
+
+@pytest.fixture
+def sizes(monkeypatch) -> list[int]:
+    """Slices of each batch that an inferer was given and did not fail at."""
+    found, score = [], KLIPInferer.__call__
+
+    def scored(self: KLIPInferer, inputs: torch.Tensor, *args: object, **options: object) -> torch.Tensor:
+        maps = score(self, inputs, *args, **options)
+        found.append(len(inputs))
+        return maps
+
+    monkeypatch.setattr(KLIPInferer, "__call__", scored)
+    return found
 
 
 @pytest.fixture
@@ -52,23 +64,22 @@ def together(batches: SharedBatches, given: Sequence[torch.Tensor], gate: Gate, 
 
 
 @pytest.mark.parametrize("size", [4, 8, 64])
-def test_short_scans_fill_a_batch_together_and_score_as_alone(inferer, size):
+def test_short_scans_fill_a_batch_together_and_score_as_alone(inferer, size, sizes):
     given, gate = scans(3, 5, 4, 7), Gate()
     batches = SharedBatches(inferer.changed(), gate, device="cpu", together=True)
     shared = together(batches, given, gate, size=size)
+    assert set(sizes) == {size}, "a batch is filled up"
+    assert len(sizes) <= -(-19 // size) + 1, "the first may have begun before the others came"
     for slices, maps in zip(given, shared, strict=True):
         torch.testing.assert_close(maps, inferer(slices, GaussianDenoiser(std=0.5)))
-    assert set(gate.sizes) == {size}, "a batch is filled up"
-    assert inferer.passes == 1
-    assert len(gate.sizes) <= -(-19 // size) + 1, "the first may have begun before the others came"
 
 
-def test_scans_that_do_not_share_have_batches_of_their_own(inferer):
+def test_scans_that_do_not_share_are_scored_one_after_the_other_as_a_whole(inferer, sizes):
     given, gate = scans(3, 5), Gate()
     shared = together(SharedBatches(inferer.changed(), gate, device="cpu", together=False), given, gate, size=4)
+    assert sorted(sizes) == [3, 5]
     for slices, maps in zip(given, shared, strict=True):
         torch.testing.assert_close(maps, inferer(slices, GaussianDenoiser(std=0.5)))
-    assert sorted(set(gate.sizes)) == [1, 3, 4]
 
 
 def test_what_goes_wrong_with_a_batch_is_told_to_each_of_its_scans_and_the_next_are_scored(inferer):
@@ -87,7 +98,7 @@ def test_what_goes_wrong_with_a_batch_is_told_to_each_of_its_scans_and_the_next_
     assert seconds > 0
 
 
-def test_a_scan_that_is_stopped_leaves_the_queue(inferer):
+def test_a_scan_that_is_stopped_leaves_the_queue(inferer, sizes):
     gate = Gate()
     gate.open.set()
     batches = SharedBatches(inferer, gate, device="cpu", together=True)
@@ -97,6 +108,22 @@ def test_a_scan_that_is_stopped_leaves_the_queue(inferer):
 
     with pytest.raises(InterruptedError):
         batches(scans(3)[0], size=8, check=stop)
-    assert not gate.sizes
+    assert not sizes
     assert len(batches(scans(2)[0], size=8)[0]) == 2
-    assert set(gate.sizes) == {8}
+    assert sizes == [8]
+
+
+def test_a_long_scan_stops_between_its_slices(inferer, sizes):
+    gate, checks = Gate(), []
+    gate.open.set()
+
+    def stop() -> None:
+        checks.append(1)
+        if len(checks) > 2:
+            raise InterruptedError
+
+    batches = SharedBatches(inferer, gate, device="cpu", together=False)
+    with pytest.raises(InterruptedError):
+        batches(scans(100)[0], size=8, check=stop)
+    assert len(checks) == 3
+    assert not sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 
 _END_TO_END = "end-to-end"
 _SECTIONS_HELP = """\b
-precision   a pass of the network in float32 and bfloat16
+precision   the network, float32 or bfloat16
 levels      a slice at each preset
-crop        what it saves to leave out the air
-stages      all else: noise, measurement, resampling, writing, start
-operators   the projection matrix against ASTRA
+crop        what leaving out the air saves
+stages      all but the network
+operators   projection matrix against ASTRA
 end-to-end  `klip-monai score` of a series"""
+
+_series_option = partial(typer.Option, rich_help_panel=_END_TO_END)
 
 
 @app.command()
@@ -33,28 +36,26 @@ def bench(
     sections: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION]...", help=f"What to measure, or all:\n\n{_SECTIONS_HELP}\n\n\\[default: the first four]"
+            metavar="SECTION", help=f"What to measure, or all:\n\n{_SECTIONS_HELP}\n\n\\[default: the first four]"
         ),
     ] = None,
     bundle: BundleOption = None,
     series: Annotated[
-        Path | None, typer.Option("--input", metavar="PATH", help="end-to-end: a series of your own to score.")
+        Path | None, _series_option("--input", metavar="PATH", help="A series of your own to score.")
     ] = None,
     against: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PYTHON", help="end-to-end: score with another release, too: the Python of its environment."
-        ),
+        _series_option(metavar="PYTHON", help="Score with another release, too: the Python of its environment."),
     ] = None,
-    side: Annotated[int, typer.Option(min=32, help="end-to-end: pixels along a side of a phantom series.")] = 512,
-    slices: Annotated[int, typer.Option(min=1, help="end-to-end: its slices.")] = 300,
-    slice_mm: Annotated[float, typer.Option(min=0.1, help="end-to-end: distance between them, mm.")] = 0.8,
+    side: Annotated[int, _series_option(min=32, help="Pixels along a side of a phantom series.")] = 512,
+    slices: Annotated[int, _series_option(min=1, help="Its slices.")] = 300,
+    slice_mm: Annotated[float, _series_option(min=0.1, help="Distance between them, mm.")] = 0.8,
     repeats: Annotated[int, running_option(min=1, help="Runs of what takes long; the least counts.")] = 1,
     threads: Annotated[int | None, running_option(min=1, help="Threads of torch.  \\[default: torch's]")] = None,
     device: DeviceOption = Device.auto,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON, too.")] = None,
 ) -> None:
-    """Measure what scoring costs on this machine: CPU time, which other programs hardly change, and wall time."""
+    """Measure what scoring costs on this machine: CPU time, which other programs change little, and wall time."""
     from klip_monai import benchmarks
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.io.atomic import check_writable

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from klip_monai import __version__
-from klip_monai.cli import inspect, score, screening, studies, training, viewing  # noqa: F401  each adds commands
+from klip_monai.cli import bench, inspect, score, screening, studies, training, viewing  # noqa: F401  each adds commands
 from klip_monai.cli.options import app, err, out
 from klip_monai.errors import known_error
 

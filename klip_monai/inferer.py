@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any, Literal
@@ -239,6 +240,36 @@ class KLIPInferer(Inferer):
 
     def _maps(self, slices: torch.Tensor, network: Denoiser, places: Sequence[int]) -> torch.Tensor:
         """Smoothed map of (B, 1, H, W), some slices at a time; (B, 2, H, W) if ``sharp``."""
+
+        def score(images: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
+            return smooth(self.map(images, network, generator=generator), sigma_px=self.smoothing_px)
+
+        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
+        with self.batches(slices, score, places=places) as each:
+            for members, scored in each:
+                maps[members] = scored
+        return maps
+
+    @contextmanager
+    def batches(
+        self,
+        slices: torch.Tensor,
+        work: Callable[[torch.Tensor, SliceGenerator], torch.Tensor],
+        *,
+        places: Sequence[int] | None = None,
+    ) -> Iterator[Iterator[tuple[list[int], torch.Tensor]]]:
+        """Do a piece of work on some slices at a time: on a CPU side by side, each on a core of its own.
+
+        Args:
+            slices: standard slices, float32 (B, 1, H, W).
+            work: called with N slices and the source of their randomness, without gradients; gives (N, ...).
+            places: index of each slice in its volume; None: their order.
+
+        Yields:
+            Which slices, and what the work gave for them, as they are done. Slices without a body are left out where
+            the network sees the body only.
+        """
+        places = range(len(slices)) if places is None else places
         if len(places) != len(slices):
             raise ValueError(f"places: got {len(places)}, expected one for each of {len(slices)} slices")
         chosen = [n for n in range(len(slices)) if self.body_margin_px is None or bool((slices[n] > -1).any())]
@@ -246,24 +277,24 @@ class KLIPInferer(Inferer):
         size = _TOGETHER if on_cpu else max(1, self.batch_size // self.samples)
         batches = [chosen[lo : lo + size] for lo in range(0, len(chosen), size)]
 
-        def score(batch: list[int]) -> torch.Tensor:
+        def on_batch(batch: list[int]) -> torch.Tensor:
             # Operators add in another order for another number of slices, so on a CPU there are always as many.
             filled = batch + batch[-1:] * (size - len(batch)) if on_cpu and not self.operator.orthonormal else batch
             generator = SliceGenerator(self.seed, [places[n] for n in filled])
             # Both hold for their own thread only. Within an autocast, inner ones keep the weights that they have cast.
             with torch.inference_mode(), torch.autocast(slices.device.type, enabled=False):
-                maps = smooth(self.map(slices[filled], network, generator=generator), sigma_px=self.smoothing_px)
-            return maps[: len(batch)]
+                return work(slices[filled], generator)[: len(batch)]
 
-        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
-        done = len(slices) - len(chosen)
-        with one_thread_each(score, batches) if on_cpu else one_after_the_other(score, batches) as each:
-            for place, scored in each:
-                maps[batches[place]] = scored
-                done += len(scored)
+        def results(each: Iterator[tuple[int, torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+            done = len(slices) - len(chosen)
+            for number, result in each:
+                yield batches[number], result
+                done += len(batches[number])
                 if self.progress is not None:
                     self.progress(done, len(slices))
-        return maps
+
+        with one_thread_each(on_batch, batches) if on_cpu else one_after_the_other(on_batch, batches) as each:
+            yield results(each)
 
     def map(self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator) -> torch.Tensor:
         """Density of one batch, over that of its twins if there are any; before smoothing.

@@ -95,25 +95,29 @@ def run_density_study(
         name: np.bincount(of[healthy.body[:, 0].numpy()], minlength=len(names))
         for name, (names, of) in divisions.items()
     }
-    with study_progress() as progress, torch.inference_mode():
+
+    def banded(images: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
+        bands = [
+            KLAccumulator(Window(*band), lowpass_px=inferer.lowpass_px, noise_px=inferer.noise_px)
+            for band in pairwise(edges)
+        ]
+
+        def tap(step: Step) -> None:
+            for band in bands:
+                band(step)
+
+        inferer.density(images, network, generator=generator, tap=tap)
+        return torch.stack([_per_slice(band.density(draws=_draws(inferer)), inferer.samples) for band in bands], dim=1)
+
+    with study_progress() as progress, inferer.batches(healthy.images.to(device), banded) as each:
         task = progress.add_task("slices", total=len(healthy))
-        for start in range(0, len(healthy), inferer.batch_size):
-            chosen = slice(start, start + inferer.batch_size)
-            bands = [KLAccumulator(Window(*band), lowpass_px=inferer.lowpass_px) for band in pairwise(edges)]
-
-            def tap(step: Step, bands: list[KLAccumulator] = bands) -> None:
-                for band in bands:
-                    band(step)
-
-            images = healthy.images[chosen].to(device)
-            generator = SliceGenerator(inferer.seed, range(start, start + len(images)))
-            inferer.density(images, network, generator=generator, tap=tap)
-            inside = healthy.body[chosen, 0].numpy()
-            for number, band in enumerate(bands):
-                values = _per_slice(band.density(draws=_draws(inferer)), inferer.samples)[inside]
+        for members, densities in each:
+            inside = healthy.body[members, 0].numpy()
+            for number, values in enumerate(densities.cpu().double().numpy().swapaxes(0, 1)):
                 for name, (names, of) in divisions.items():
-                    sums[name][number] += np.bincount(of[chosen][inside], weights=values, minlength=len(names))
-            progress.update(task, completed=min(start + inferer.batch_size, len(healthy)))
+                    within = of[members][inside]
+                    sums[name][number] += np.bincount(within, weights=values[inside], minlength=len(names))
+            progress.advance(task, len(members))
     total = int(healthy.body.sum())
     return DensityStudy(
         len(healthy),
@@ -133,9 +137,9 @@ def _draws(inferer: KLIPInferer) -> int:
     return inferer.draws if inferer.estimator == "renoised" else 1
 
 
-def _per_slice(density: torch.Tensor, samples: int) -> NDArray[np.float64]:
+def _per_slice(density: torch.Tensor, samples: int) -> torch.Tensor:
     """Mean over the samples of each slice: (B * S, 1, H, W) to (B, H, W)."""
-    return density[:, 0].unflatten(0, (-1, samples)).mean(dim=1).cpu().double().numpy()
+    return density[:, 0].unflatten(0, (-1, samples)).mean(dim=1)
 
 
 def _divisions(

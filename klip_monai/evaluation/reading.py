@@ -126,13 +126,15 @@ def spectra(
     Returns:
         A spectrum that knows the bins, and densities float32 (B, L, K, H, W) on the CPU, nats per pixel.
     """
-    size = max(1, inferer.batch_size // inferer.samples)
-    parts = []
     draws = inferer.draws if inferer.estimator == "renoised" else 1
-    with torch.inference_mode():
-        for first, batch in zip(range(0, len(images), size), images.split(size), strict=True):
-            generator = SliceGenerator(inferer.seed, range(first, first + len(batch)))
-            spectrum = DensitySpectrum(edges, lowpass_px=lowpass_px)
-            inferer.density(batch, network, generator=generator, tap=spectrum)
-            parts.append(spectrum.densities(samples=inferer.samples, draws=draws).cpu())
-    return spectrum, torch.cat(parts)
+
+    def bins_of(batch: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
+        spectrum = DensitySpectrum(edges, lowpass_px=lowpass_px, noise_px=inferer.noise_px)
+        inferer.density(batch, network, generator=generator, tap=spectrum)
+        return spectrum.densities(samples=inferer.samples, draws=draws).cpu()
+
+    found = torch.zeros(len(images), len(lowpass_px), len(edges) - 1, *images.shape[2:])
+    with inferer.batches(images, bins_of) as each:
+        for members, densities in each:
+            found[members] = densities
+    return DensitySpectrum(edges, lowpass_px=lowpass_px), found

@@ -25,17 +25,20 @@ class DensitySpectrum:
             that straddle an edge count in each bin with the part inside.
         lowpass_px: standard deviations of the low-pass, in pixels; 0 counts all spatial frequencies.
 
+        noise_px: see `KLAccumulator`.
+
     Raises:
         ValueError: unless there are two edges or more, descending, and a low-pass.
     """
 
-    def __init__(self, edges: Sequence[float], *, lowpass_px: Sequence[float] = (0.0,)) -> None:
+    def __init__(self, edges: Sequence[float], *, lowpass_px: Sequence[float] = (0.0,), noise_px: float = 0.0) -> None:
         if len(edges) < 2 or any(high <= low for high, low in pairwise(edges)) or not lowpass_px:
             raise ValueError(
                 f"edges, lowpass_px: got {list(edges)} and {list(lowpass_px)}, expected two descending noise levels or "
                 "more, and a low-pass or more"
             )
         self.edges, self.lowpass_px = tuple(map(float, edges)), tuple(map(float, lowpass_px))
+        self.noise_px = noise_px
         self._bins = [Window(high, low) for high, low in pairwise(self.edges)]
         self._sum: torch.Tensor | None = None
 
@@ -48,7 +51,7 @@ class DensitySpectrum:
             batch, _, *shape = step.denoised_prior.shape
             self._sum = step.denoised_prior.new_zeros(batch, len(self.lowpass_px), len(self._bins), *shape)
         for row, lowpass in enumerate(self.lowpass_px):
-            moved = squared_move(step, lowpass_px=lowpass)[:, 0]
+            moved = squared_move(step, lowpass_px=lowpass, noise_px=self.noise_px)[:, 0]
             for column, weight in enumerate(weights):
                 if weight > 0:
                     self._sum[:, row, column].add_(moved, alpha=weight)

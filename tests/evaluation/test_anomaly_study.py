@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from known_slices import KnownSlices
 from monai.data import MetaTensor
 
 from klip_monai.errors import InputError
@@ -38,11 +39,8 @@ def test_anomalies_are_found_by_a_prior_that_knows_the_slices_without_them(folde
     monkeypatch.setattr(scored, "PART", 64)
     healthy, calibration = (SliceSet(folder, split=split) for split in ("test", "reference"))
     known = [data[i]["image"] for data in (healthy, calibration) for i in range(0, len(data), 2)]
-    studied = torch.stack(known[:4])
-    options = {"smoothing_px": 1.0, "window": (1.0, 0.1), "window_levels": 2, "sampler_levels": 3, "batch_size": 64}
-    # Slices pass in one batch: healthy, then each kind, then calibration; a mean for every one of them.
-    kinds = [studied] * 4
-    prior = GaussianDenoiser(mean=torch.cat([*kinds, torch.stack(known[4:])]), std=0.05)
+    options = {"smoothing_px": 1.0, "window": (1.0, 0.1), "window_levels": 2, "sampler_levels": 3}
+    prior = KnownSlices(torch.stack(known), std=0.05)
     study = run_anomaly_study(
         prior, {"renoised": KLIPInferer(Identity((128, 128)), **options)},
         healthy=healthy, calibration=calibration, stride=2,

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from known_slices import KnownSlices
 
 from klip_monai.bundle import find_bundle, open_workflow
 from klip_monai.errors import InputError
@@ -47,12 +48,12 @@ def study():
     grid = PriorGrid()
     seeds = (phantom_study.HEALTHY_SEED, phantom_study.LESION_SEED, phantom_study.CALIBRATION_SEED)
     healthy = [study_slices(3, grid, seed=seed, lesion=False).images for seed in seeds]
-    prior = GaussianDenoiser(mean=torch.cat(healthy), std=0.05)
+    prior = KnownSlices(torch.cat(healthy), std=0.05)
     operator = Identity(grid.image_shape)
     rows = {
-        "renoised": KLIPInferer(operator, window_levels=2, sampler_levels=2, batch_size=9),
+        "renoised": KLIPInferer(operator, window_levels=2, sampler_levels=2),
         "trajectory_unrestricted": KLIPInferer(
-            operator, estimator="trajectory", window=None, lowpass_px=0.0, sampler_levels=3, batch_size=9
+            operator, estimator="trajectory", window=None, lowpass_px=0.0, sampler_levels=3
         ),
     }
     return run_phantom_study(prior, rows, grid=grid, healthy=3, lesions=3, calibration=3)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from known_slices import KnownSlices
 from monai.data import MetaTensor
 
 from klip_monai.errors import InputError
@@ -13,7 +14,6 @@ from klip_monai.evaluation import run_picture_study, save_picture_study
 from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
-from klip_monai.prior import GaussianDenoiser
 from klip_monai.standard import PriorGrid
 from klip_monai.training import Group, SliceSet, write_slice_set
 from klip_monai.transforms import KLIPScore
@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def score(folder: Path) -> KLIPScore:
     normal = SliceSet(folder, split="normal")
-    prior = GaussianDenoiser(mean=torch.stack([normal[i]["image"] for i in range(4)]), std=0.05)
+    prior = KnownSlices(torch.stack([normal[i]["image"] for i in range(4)]), std=0.05)
     inferer = KLIPInferer(Identity((128, 128)), window=(1.0, 0.1), window_levels=2, sampler_levels=3)
     return KLIPScore(prior, inferer, grid=GRID)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from known_slices import KnownSlices
 
 from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
@@ -20,28 +21,19 @@ from klip_monai.transforms import KLIPScore
 FLAT = ExpectedDensity(1.5, (0.1,), (1.0,), 1.0)
 
 
-class HealthyTwins:
-    """A Gaussian prior around the very slices that come next, without their lesion."""
-
-    def __init__(self, grid: PriorGrid, *, scans: int, slices: int) -> None:
-        seeds = [s + i for s in (scan_study.HEALTHY_SCAN_SEED, scan_study.LESION_SCAN_SEED) for i in range(scans)]
-        healthy = [random_scan(seed, slices=slices, slice_mm=SLICE_MM).image for seed in seeds]
-        self.means = [standard_slices(image, grid).images for image in healthy]
-        self.calls = 0
-
-    def __call__(self, x: torch.Tensor, sigma: float) -> torch.Tensor:
-        # Each scan is one batch of slices and takes four passes: two sampler levels and two window levels.
-        mean = self.means[self.calls // 4]
-        self.calls += 1
-        return GaussianDenoiser(mean=mean, std=0.05)(x, sigma)
+def healthy_twins(grid: PriorGrid, *, scans: int, slices: int) -> KnownSlices:
+    """A prior around the very slices of the study, without their lesions."""
+    seeds = [s + i for s in (scan_study.HEALTHY_SCAN_SEED, scan_study.LESION_SCAN_SEED) for i in range(scans)]
+    healthy = [random_scan(seed, slices=slices, slice_mm=SLICE_MM).image for seed in seeds]
+    return KnownSlices(torch.cat([standard_slices(image, grid).images for image in healthy]), std=0.05)
 
 
 @pytest.fixture(scope="module")
 def study():
     grid = PriorGrid()
-    inferer = KLIPInferer(Identity(grid.image_shape), window_levels=2, sampler_levels=2, batch_size=16)
+    inferer = KLIPInferer(Identity(grid.image_shape), window_levels=2, sampler_levels=2)
     reference = IDReference("key", FLAT, tuple(np.linspace(0.05, 0.3, 39)), 0.25, 0.29, 6, "made up")
-    score = KLIPScore(HealthyTwins(grid, scans=2, slices=6), inferer, grid=grid, reference=reference)
+    score = KLIPScore(healthy_twins(grid, scans=2, slices=6), inferer, grid=grid, reference=reference)
     return run_scan_study(score, scans=2, slices=6)
 
 

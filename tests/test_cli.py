@@ -18,7 +18,7 @@ from command_line import klip_monai
 from klip_monai.bundle import DEFAULT_BUNDLE
 from klip_monai.io import read_volume
 from klip_monai.io.names import case_name
-from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, file_names
+from klip_monai.output_files import DEFAULT_OUTPUTS, OUTPUTS, file_names
 from klip_monai.physics.factory import OPERATORS
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"

@@ -1,4 +1,7 @@
-"""Bundles: finding them, what a score depends on, and running their configurations through MONAI."""
+"""Bundles: finding them, what a score depends on, and running their configurations through MONAI.
+
+Finding them imports neither PyTorch nor MONAI, so that a misspelt name costs no time.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from monai.bundle import ConfigParser, ConfigWorkflow
+from typing import TYPE_CHECKING, Any
 
 from klip_monai.errors import BundleError
-from klip_monai.inferer import KLIPInferer
-from klip_monai.prior import weights_hash
-from klip_monai.prior.precision import precision_of
-from klip_monai.scoring import IDReference, settings_key
-from klip_monai.standard import PriorGrid
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigParser, ConfigWorkflow
+
+    from klip_monai.inferer import KLIPInferer
+    from klip_monai.scoring import IDReference
+    from klip_monai.standard import PriorGrid
 
 DEFAULT_BUNDLE = "klip_ct_abdomen"
 _HERE = Path(__file__).resolve().parent
@@ -76,6 +79,8 @@ def find_bundle(name_or_path: str) -> BundleInfo:
 
 def scoring_settings(weights: str | Path, grid: PriorGrid, inferer: KLIPInferer) -> dict[str, Any]:
     """Everything a score depends on, JSON-able: weights hash, slice format, operator, sampler and window."""
+    from klip_monai.prior import weights_hash
+
     return {"weights_sha256": weights_hash(weights), "grid": grid.describe(), **inferer.describe()}
 
 
@@ -85,6 +90,8 @@ def find_reference(folder: str | Path, settings: Mapping[str, Any]) -> IDReferen
     Raises:
         BundleError: if none was; thresholds of other settings mean nothing for these.
     """
+    from klip_monai.scoring import IDReference, settings_key
+
     paths = sorted(Path(folder).glob("*.json"))
     for path in paths:
         reference = IDReference.load(path)
@@ -117,6 +124,8 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
     missing = [name for name in files if not Path(name).is_file()]
     if missing:
         raise BundleError(f"bundle {bundle.name}: {Path(missing[0]).name} is missing from its configs folder")
+    from monai.bundle import ConfigWorkflow
+
     workflow = ConfigWorkflow(
         config_file=files,
         meta_file=str(bundle.root / "configs" / "metadata.json"),
@@ -167,6 +176,9 @@ def provenance(
     Returns:
         Bundle and what it is meant for, settings with their key, seed, preset, device and precision; JSON-able.
     """
+    from klip_monai.prior.precision import precision_of
+    from klip_monai.scoring import settings_key
+
     info = bundle_info(Path(root).resolve())
     return {
         "bundle": info.name,

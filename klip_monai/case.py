@@ -18,7 +18,8 @@ from klip_monai.io.atomic import check_free, publish
 from klip_monai.io.preview_geometry import first_maximum
 from klip_monai.io.straighten import leans
 from klip_monai.io.summary import write_summary
-from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, Writing, case_files, file_names, write_picture
+from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
+from klip_monai.outputs import WRITERS, Writing, write_picture
 from klip_monai.scoring import LABEL_NAMES, IDReference, islands
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -164,8 +165,8 @@ def save_case(
     Args:
         case: the scored scan.
         output_dir: folder; made if missing.
-        outputs: which of :data:`klip_monai.outputs.OUTPUTS` to write. The DICOM ones carry the patient module of the
-            source, so that an archive files them with its study; no other output carries anything of it.
+        outputs: which of :data:`klip_monai.output_files.OUTPUTS` to write. The DICOM ones carry the patient module of
+            the source, so that an archive files them with its study; no other output carries anything of it.
         overwrite: replace the files of this case that are there, also those of other outputs, instead of refusing.
 
     Returns:
@@ -184,7 +185,7 @@ def save_case(
     with publish(output_dir, last=names["summary"], rivals=all_names, overwrite=overwrite) as staging:
         writing = Writing(case, summary, staging, names)
         for output in outputs:
-            OUTPUTS[output].write(writing)
+            WRITERS[output](writing)
         write_picture(writing)
         summary["timings_s"]["write"] = time.perf_counter() - start
         write_summary(staging / names["summary"], summary)

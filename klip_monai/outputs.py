@@ -1,8 +1,8 @@
-"""What can be written of a case: one function an output, and the names of their files."""
+"""Writing of a case: one function an output, see :mod:`klip_monai.output_files`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,15 +20,13 @@ from klip_monai.io.preview import write_preview
 from klip_monai.io.preview_geometry import PreviewScan
 from klip_monai.io.scene import write_scene
 from klip_monai.io.straighten import straighten
+from klip_monai.output_files import OUTPUTS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
     from klip_monai.case import Case
     from klip_monai.io.dicom_overlay import Algorithm
-
-DEFAULT_OUTPUTS = ("nifti", "seg-nrrd")
-_ALWAYS = {"preview": "preview.png", "summary": "summary.json"}
 
 
 class Grid(NamedTuple):
@@ -48,7 +46,7 @@ class Writing:
         case: the scored scan.
         summary: what was found in it.
         folder: where to write.
-        names: file names by kind, see :func:`file_names`.
+        names: file names by kind, see :func:`klip_monai.output_files.file_names`.
     """
 
     case: Case
@@ -196,55 +194,16 @@ def _dicom_pdf(writing: Writing) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Output:
-    """One output.
-
-    Attributes:
-        files: endings of its files, by kind; `NAME_` comes before each, `NAME` alone before a mere suffix.
-        write: writes them.
-        of_dicom: whether it needs a scan read from DICOM files, whose patient and study it carries.
-    """
-
-    files: Mapping[str, str]
-    write: Callable[[Writing], None]
-    of_dicom: bool = False
-
-
-OUTPUTS: dict[str, Output] = {
-    "nifti": Output({"heatmap": "heatmap.nii.gz", "labels": "labels.nii.gz"}, _nifti),
-    "seg-nrrd": Output({"segmentation": "overlay.seg.nrrd"}, _seg_nrrd),
-    "scene": Output({"scene": ".mrb"}, _scene),
-    "report": Output({"report": "report.html"}, _report),
-    "dicom-seg": Output({"dicom_seg": "seg.dcm"}, _dicom_seg, of_dicom=True),
-    "dicom-pm": Output({"dicom_pm": "pm.dcm"}, _dicom_pm, of_dicom=True),
-    "dicom-pdf": Output({"dicom_pdf": "report.dcm"}, _dicom_pdf, of_dicom=True),
+WRITERS: dict[str, Callable[[Writing], None]] = {
+    "nifti": _nifti,
+    "seg-nrrd": _seg_nrrd,
+    "scene": _scene,
+    "report": _report,
+    "dicom-seg": _dicom_seg,
+    "dicom-pm": _dicom_pm,
+    "dicom-pdf": _dicom_pdf,
 }
-"""Outputs that can be chosen, by name. Preview and summary are always written."""
-
-
-def file_names(name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, str]:
-    """Names of the files of a case, by kind.
-
-    Args:
-        name: of the case.
-        outputs: some of :data:`OUTPUTS`.
-
-    Raises:
-        InputError: for an output that is not among them.
-    """
-    unknown = [output for output in outputs if output not in OUTPUTS]
-    if unknown:
-        raise InputError(
-            f"outputs: got {', '.join(unknown)}, expected some of {', '.join(OUTPUTS)}; check the spelling"
-        )
-    endings = {kind: ending for output in outputs for kind, ending in OUTPUTS[output].files.items()} | _ALWAYS
-    return {kind: name + ending if ending.startswith(".") else f"{name}_{ending}" for kind, ending in endings.items()}
-
-
-def case_files(name: str) -> list[str]:
-    """Names of all files that a case may have, whatever its outputs."""
-    return list(file_names(name, tuple(OUTPUTS)).values())
+"""What writes each of :data:`klip_monai.output_files.OUTPUTS`."""
 
 
 def _dicom() -> list[str]:

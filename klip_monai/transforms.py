@@ -20,7 +20,7 @@ from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import check_free, check_writable
 from klip_monai.io.names import case_name
 from klip_monai.io.read import read_volume, volume_in_memory
-from klip_monai.outputs import DEFAULT_OUTPUTS, case_files, file_names
+from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import IDReference, threshold_heatmap
 from klip_monai.standard import PriorGrid, beneath_skin, standard_slices, to_source_grid
@@ -328,8 +328,8 @@ class SaveOverlayd(MapTransform):
         heatmap_key: key of the heat map, MetaTensor float32 (1, X, Y, Z).
         source_key: key of the volume, MetaTensor float32 HU (1, X, Y, Z).
         score_key: key of the scan score.
-        outputs: what to write, see :data:`klip_monai.outputs.OUTPUTS`. The DICOM outputs need a scan read from DICOM
-            files, and carry the patient module of the source.
+        outputs: what to write, see :data:`klip_monai.output_files.OUTPUTS`. The DICOM outputs need a scan read from
+            DICOM files, and carry the patient module of the source.
         overwrite: replace files of the same case instead of refusing.
         keep_names: put the series UID into the summary.
 

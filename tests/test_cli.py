@@ -18,7 +18,7 @@ from command_line import klip_monai
 from klip_monai.bundle import DEFAULT_BUNDLE
 from klip_monai.io import read_volume
 from klip_monai.io.names import case_name
-from klip_monai.outputs import DEFAULT_OUTPUTS, OUTPUTS, file_names
+from klip_monai.output_files import DEFAULT_OUTPUTS, OUTPUTS, file_names
 from klip_monai.physics.factory import OPERATORS
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
@@ -225,7 +225,7 @@ def test_help_names_what_is_taken_by_default():
     assert f"[default: {','.join(DEFAULT_OUTPUTS)}]" in shown
     for output in OUTPUTS:
         assert f" {output} " in shown
-    assert shown.count("[default: the bundle's]") == 4
+    assert shown.count("[default: the bundle's]") == 5
     for setting in {setting for takes in OPERATORS.values() for setting in takes}:
         assert setting in shown or setting in ("views", "angle_range")
 

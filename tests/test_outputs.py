@@ -19,7 +19,8 @@ from monai.data import MetaTensor
 from klip_monai.case import NOTICE, Case, save_case
 from klip_monai.errors import InputError, OutputError
 from klip_monai.io.case_report_pdf import pdf_report
-from klip_monai.outputs import OUTPUTS, Writing, case_files, file_names
+from klip_monai.output_files import OUTPUTS, case_files, file_names
+from klip_monai.outputs import WRITERS, Writing
 from klip_monai.scoring import ExpectedDensity, IDReference, threshold_heatmap
 
 CHROMIUM = "/usr/bin/chromium"
@@ -192,6 +193,7 @@ def test_a_refused_output_leaves_the_earlier_run(case: Case, written: Path) -> N
 
 
 def test_every_output_has_files_of_its_own() -> None:
+    assert list(WRITERS) == list(OUTPUTS)
     assert len(case_files("n")) == len(set(case_files("n"))) == sum(len(o.files) for o in OUTPUTS.values()) + 2
     with pytest.raises(InputError, match=r"outputs: got scene3, expected some of nifti, seg-nrrd, scene, report"):
         file_names("n", ("scene3",))

@@ -22,7 +22,7 @@ from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.names import case_name
 from klip_monai.io.read import read_volume
-from klip_monai.outputs import file_names
+from klip_monai.output_files import file_names
 from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser

@@ -22,7 +22,6 @@ def inspect(
 ) -> None:
     """List the series under a path and say which can be scored; shows no names or IDs of patients."""
     from klip_monai.io import index_series
-    from klip_monai.io.summary import write_summary
 
     index = index_series(path, fill_gaps=Repair.gaps in (repair or []))
     table = Table(box=None, header_style="bold", padding=(0, 1))
@@ -39,4 +38,6 @@ def inspect(
     if left:
         out.print("passed over: " + ", ".join(f"{count} x {escape(what)}" for what, count in left.items()))
     if json is not None:
+        from klip_monai.io.summary import write_summary
+
         write_summary(json, index.describe())

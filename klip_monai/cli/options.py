@@ -11,7 +11,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from klip_monai.cli.libraries import import_libraries
 from klip_monai.errors import InputError
+from klip_monai.operators import OPERATORS
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -202,8 +204,6 @@ def _operator_settings(texts: Sequence[str]) -> dict[str, Any]:
     """KEY=VALUE of --operator-option as arguments of an operator."""
     if not texts:
         return {}
-    from klip_monai.physics.factory import OPERATORS
-
     kinds = {key: kind for takes in OPERATORS.values() for key, kind in takes.items()}
     kinds = {key: kind for key, kind in kinds.items() if key not in _OPTIONS_OF_THEIR_OWN}
     settings: dict[str, Any] = {}
@@ -249,6 +249,7 @@ def open_bundle(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
     """A bundle's inference workflow, ready to run; settings that its measurement does not have are refused."""
     from klip_monai.bundle import open_workflow
 
+    import_libraries()
     workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
     check_measurement(workflow, overrides)
     workflow.initialize()
@@ -257,8 +258,6 @@ def open_bundle(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
 
 def check_measurement(workflow: ConfigWorkflow, overrides: Mapping[str, Any]) -> None:
     """Refuse settings that the measurement does not have."""
-    from klip_monai.physics.factory import OPERATORS
-
     measurement = workflow.parser["operator#name"]
     takes = OPERATORS.get(measurement)
     if takes is None:

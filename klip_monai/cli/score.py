@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from klip_monai.cli.libraries import import_libraries
 from klip_monai.cli.options import (
     AngleOption,
     BundleOption,
@@ -176,14 +177,15 @@ def bundles() -> None:
 @contextmanager
 def _opened(path: str, series_uid: str | None, output: Path, bar: Progress) -> Iterator[Path]:
     """A scan where it lies, or fetched from a server for as long as it is needed."""
-    from klip_monai.io.dicomweb import is_url, series_at
-
-    if not is_url(path):
-        yield Path(path)
-        return
     from klip_monai.io.atomic import check_writable
+    from klip_monai.io.dicomweb import is_url, series_at
+    from klip_monai.io.formats import format_of
 
     check_writable(output)
+    if not is_url(path):
+        format_of(Path(path), series_uid=series_uid)  # refuses what is none
+        yield Path(path)
+        return
     task = bar.add_task("fetching", total=None)
     remote = series_at(path, series_uid)
     with remote.open(progress=lambda done, total: bar.update(task, completed=done, total=total)) as folder:
@@ -193,11 +195,12 @@ def _opened(path: str, series_uid: str | None, output: Path, bar: Progress) -> I
 
 def _outputs(text: str, path: str) -> list[str]:
     """Names of outputs, refused before any work where the scan cannot have them."""
-    from klip_monai.outputs import OUTPUTS, file_names
+    from klip_monai.io.formats import FILE_FORMATS, suffix_of
+    from klip_monai.output_files import OUTPUTS, file_names
 
     file = Path(path).name
     of_files = [name for name, output in OUTPUTS.items() if not output.of_dicom]
-    is_file = file.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd"))
+    is_file = suffix_of(Path(path)) in FILE_FORMATS
     if text.strip() == "all":
         return of_files if is_file else list(OUTPUTS)
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -219,8 +222,13 @@ def _score_sinogram(
     keep_names: bool,
     **overrides: Any,
 ) -> None:
-    from klip_monai.bundle import provenance, scoring_settings
+    from klip_monai.io.arrays import reader_of
     from klip_monai.io.atomic import check_free, check_writable
+
+    check_writable(output)
+    reader_of(sinogram)
+    import_libraries()
+    from klip_monai.bundle import provenance, scoring_settings
     from klip_monai.io.names import sinogram_name
     from klip_monai.io.sinogram import read_sinogram
     from klip_monai.sinogram_case import (
@@ -232,7 +240,6 @@ def _score_sinogram(
         sinogram_files,
     )
 
-    check_writable(output)
     raw = read_sinogram(sinogram, geometry)
     if not keep_names:
         raw = replace(raw, name=sinogram_name(raw.line_integrals))

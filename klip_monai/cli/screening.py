@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
+from klip_monai.cli.libraries import import_libraries
 from klip_monai.cli.options import (
     AngleOption,
     BundleOption,
@@ -136,9 +137,6 @@ def screen(
 
     Exit codes: 0 all scored or left out, 3 some refused or failed, 2 bad input, 1 a fault of ours, 130 interrupted.
     """
-    from klip_monai.screening import session
-    from klip_monai.screening.pacs import Push
-
     if export_only:
         _export(output)
         return
@@ -152,6 +150,9 @@ def screen(
     if repair:
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
     model = _model(bundle, overrides, seed=seed, outputs=outputs)
+    from klip_monai.screening import session
+    from klip_monai.screening.pacs import Push
+
     after = None if push is None else Push(push_target(push, model.outputs))
     wanted = {"modality": modality, "body_part": body_part, "min_slices": min_slices, "description": description}
     with ExitStack() as stack:
@@ -183,12 +184,14 @@ def screen(
 def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs: str) -> Model:
     """What to score with, checked before any work."""
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle, open_workflow
-    from klip_monai.case import file_names
-    from klip_monai.screening.scorer import Model
+    from klip_monai.output_files import file_names
 
     names = tuple(name.strip() for name in outputs.split(",") if name.strip())
     file_names("", names)
     info = find_bundle(bundle or DEFAULT_BUNDLE)
+    import_libraries()
+    from klip_monai.screening.scorer import Model
+
     check_measurement(open_workflow(info, "inference.json", kind="inference", **overrides), overrides)
     return Model(info.root, tuple(sorted(overrides.items())), seed=seed, outputs=names)
 

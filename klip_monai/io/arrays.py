@@ -32,6 +32,26 @@ def read_arrays(path: Path) -> Arrays:
     Raises:
         InputError: a file that does not exist, is of another kind, or is damaged.
     """
+    reader = reader_of(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # NumPy evaluates the header as Python, which warns of odd text
+            return reader(path)
+    except InputError:
+        raise
+    except Exception as error:  # damaged files make these libraries raise anything
+        raise InputError(
+            f"sinogram: got {path.name}, which cannot be read ({str(error)[:_QUOTED]}), expected a complete file of "
+            "plain numbers; it may be damaged or pickled"
+        ) from error
+
+
+def reader_of(path: Path) -> Callable[[Path], Arrays]:
+    """What reads a file.
+
+    Raises:
+        InputError: a file that does not exist, or is of another kind.
+    """
     readers: dict[str, Callable[[Path], Arrays]] = {
         ".npy": _read_npy,
         ".npz": _read_npz,
@@ -44,17 +64,7 @@ def read_arrays(path: Path) -> Arrays:
         raise InputError(f"sinogram: got {path.name!r}, expected a file ending in {', '.join(readers)}")
     if not path.is_file():
         raise InputError(f"sinogram: got {str(path)!r}, which is no file; check the spelling")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # NumPy evaluates the header as Python, which warns of odd text
-            return reader(path)
-    except InputError:
-        raise
-    except Exception as error:  # damaged files make these libraries raise anything
-        raise InputError(
-            f"sinogram: got {path.name}, which cannot be read ({str(error)[:_QUOTED]}), expected a complete file of "
-            "plain numbers; it may be damaged or pickled"
-        ) from error
+    return reader
 
 
 def _read_npy(path: Path) -> Arrays:

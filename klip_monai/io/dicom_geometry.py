@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from highdicom.spatial import create_affine_matrix_from_attributes, get_normal_vector
 
 from klip_monai.errors import InputError
 
@@ -24,8 +23,6 @@ MAX_GAP_MM = 10.0
 MAX_TILT_DEGREES = 35.0
 """CT gantries tilt by up to 30 degrees."""
 
-# Slices ascend along row direction x column direction, the order ITK gives them.
-_COLUMN_ROW = ("R", "D")
 _ORIENTATION_TOLERANCE = 1e-3
 _DUPLICATE_MM = 0.01
 _REPAIR = ", or interpolate them with --repair gaps"
@@ -104,7 +101,7 @@ def series_grid(
             f"{label}: got PixelSpacing {_show(pixel_spacing)}, expected two sizes above 0 mm; export the series again"
         )
     axes = _right_angled(orientation, label)
-    normal = get_normal_vector(axes.tolist(), index_convention=_COLUMN_ROW, handedness="RIGHT_HANDED")
+    normal = np.cross(axes[:3], axes[3:])  # slices ascend along it, the order ITK gives them
     order = np.argsort(positions @ normal, kind="stable")
     ranks = np.concatenate([[0], np.cumsum(np.diff(positions[order] @ normal) >= _DUPLICATE_MM)])
     places = np.empty(len(positions), dtype=np.intp)
@@ -137,15 +134,9 @@ def series_grid(
         heights = np.where(near, heights.round(), heights)
         made = n_slices - len(set(np.arange(n_slices)) & set(heights.tolist()))
         repairs.append(f"{made} of {n_slices} slices interpolated over gaps of up to {_mm(np.diff(along).max())}")
-    affine_lps = create_affine_matrix_from_attributes(
-        distinct[0],
-        axes.tolist(),
-        pixel_spacing.tolist(),
-        spacing_between_slices=step,
-        index_convention=_COLUMN_ROW,
-        handedness="RIGHT_HANDED",
-    )
-    affine_lps[:3, 2] = step * direction
+    affine_lps = np.eye(4)
+    sides = (axes[:3] * pixel_spacing[1], axes[3:] * pixel_spacing[0], step * direction)
+    affine_lps[:3] = np.column_stack([*sides, distinct[0]])
     return SeriesGrid(places, heights, LPS_TO_RAS @ affine_lps, tuple(repairs))
 
 

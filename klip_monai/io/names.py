@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from monai.data import MetaTensor
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
 
 _DIGITS = 8
 

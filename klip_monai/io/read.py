@@ -16,11 +16,11 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_pixels import PADDING_HU
+from klip_monai.io.formats import format_of, suffix_of
 from klip_monai.io.names import fingerprint
 from klip_monai.io.source_grid import MAX_AXIS_COSINE, axis_cosines
 
 if TYPE_CHECKING:
-    from klip_monai.io.dicom import CTSeries
     from klip_monai.io.dicom_files import ListedFiles
 
 AIR_HU = -200.0
@@ -31,15 +31,11 @@ FILE_SEPARATOR = "\0"
 
 _WHITE = 255.0
 _WINDOW_LIMIT = 32768.0
-_NIFTI_SUFFIXES = (".nii", ".nii.gz")
-_ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 _MIN_SIZE = 3
 _WITH_CHANNEL = 4  # axes
 _SHOWN = 120  # letters of a UID in a message
 _MAX_TILT_COSINE = 0.574  # 35 degrees
 _REPAIRS = ("gaps",)
-_ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
-_EXPECTED = "a folder with one CT series (DICOM), or a .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd file"
 
 
 def read_volume(
@@ -81,7 +77,6 @@ def read_volume(
     """
     if isinstance(path, (str, os.PathLike)):
         path = Path(path)
-    suffix = _suffix(path) if isinstance(path, Path) else ""
     uid: str | None = None
     repairs: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
@@ -89,18 +84,13 @@ def read_volume(
         raise InputError(
             f"repair: got {', '.join(sorted(unknown))}, expected {', '.join(_REPAIRS)}; check the spelling"
         )
-    if isinstance(path, Path) and not path.exists():
-        raise InputError(f"path: got {str(path)!r}, which does not exist, expected {_EXPECTED}; check the spelling")
-    if isinstance(path, Path) and path.is_file() and suffix in (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES):
-        if series_uid is not None:
-            raise InputError(
-                f"series_uid: got {series_uid!r} with {path.name!r}, expected it with DICOM only; leave it out"
-            )
-        file_format = "nifti" if suffix in _NIFTI_SUFFIXES else "nrrd"
+    file_format = format_of(path, series_uid=series_uid) if isinstance(path, Path) else "dicom"
+    if isinstance(path, Path) and file_format != "dicom":
         values, affine = _read_file(path, file_format)
     else:
-        file_format = "dicom"
-        series = _read_dicom(path, series_uid, fill_gaps="gaps" in repair, progress=progress)
+        from klip_monai.io.dicom import read_ct_series
+
+        series = read_ct_series(path, series_uid=series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
         names = series.files
     label = f"series {uid[:_SHOWN]}" if uid and isinstance(path, Path) else str(path)
@@ -163,7 +153,7 @@ def safe_name(path: str | os.PathLike[str]) -> str:
     """
     path = Path(path)
     full = path.resolve() if path.name in ("", "..") else path
-    stem = full.name if full.is_dir() else full.name[: len(full.name) - len(_suffix(full))]
+    stem = full.name if full.is_dir() else full.name[: len(full.name) - len(suffix_of(full))]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", stem).strip("._-") or "volume"
 
 
@@ -221,27 +211,6 @@ def _read_file(path: Path, file_format: str) -> tuple[npt.NDArray[np.float32], n
     from klip_monai.io.nrrd import read_nrrd
 
     return read_nrrd(path)
-
-
-def _read_dicom(
-    path: Path | ListedFiles, series_uid: str | None, *, fill_gaps: bool, progress: Callable[[int, int], None] | None
-) -> CTSeries:
-    """Read a series from a folder, an archive or a list, or from a single file if that is a whole volume."""
-    from pydicom.misc import is_dicom
-
-    from klip_monai.io.dicom import read_ct_series
-    from klip_monai.io.dicom_files import is_archive
-
-    if isinstance(path, Path) and path.is_file() and not (is_dicom(path) or is_archive(path)):
-        raise InputError(f"path: got file {str(path)!r} of no known format, expected {_EXPECTED}; convert it first")
-    return read_ct_series(path, series_uid=series_uid, fill_gaps=fill_gaps, progress=progress)
-
-
-def _suffix(path: Path) -> str:
-    """Lower-case format suffix: two parts for .nii.gz, none for dots that belong to the name (1.2.840...)."""
-    name = path.name.lower()
-    known = (*_NIFTI_SUFFIXES, *_ITK_SUFFIXES, ".dcm", ".ima", *_ARCHIVES)
-    return max((suffix for suffix in known if name.endswith(suffix)), key=len, default="")
 
 
 def _check_grid(shape: tuple[int, ...], affine: npt.NDArray[np.float64], label: str) -> None:

@@ -1,4 +1,4 @@
-"""Operators by the names that bundles and the command line use."""
+"""Operators by their names, see :mod:`klip_monai.operators`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,11 @@ from typing import Any
 import torch
 
 from klip_monai.errors import InputError
+from klip_monai.operators import MISSING, OPERATORS
 from klip_monai.physics.geometry import FanBeam, ParallelBeam
 from klip_monai.physics.image_space import GaussianBlur, Inpainting
 from klip_monai.physics.operator import Identity, LinearOperator
 from klip_monai.physics.tomography import Tomography
-
-MISSING = ("random", "square")
-_SCAN: dict[str, Any] = {"views": int, "angle_range": float, "detectors": int, "pitch_mm": float}
-OPERATORS: dict[str, dict[str, Any]] = {
-    "sparse_view": _SCAN,
-    "limited_angle": _SCAN,
-    "fan_beam": {**_SCAN, "source_mm": float, "detector_mm": float},
-    "blur": {"blur_mm": float},
-    "inpainting": {"measured": float, "missing": MISSING},
-    "identity": {},
-}
-"""Arguments of :func:`make_operator` that each operator heeds, by its name, with their types or choices."""
 
 
 def make_operator(

@@ -17,8 +17,9 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 
 from klip_monai import __version__
-from klip_monai.case import NOTICE, file_names
+from klip_monai.case import NOTICE
 from klip_monai.io.atomic import publish
+from klip_monai.output_files import file_names
 from klip_monai.scoring import IDReference
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.report_figures import Histogram, Threshold

@@ -30,6 +30,7 @@ from klip_monai.scoring import KLAccumulator, Window, over_twins, smooth
 from klip_monai.slice_generator import SliceGenerator
 
 ESTIMATORS = ("renoised", "trajectory")
+_AIR = -1.0
 _TOGETHER = 4  # slices that a core works on at a time: matrices of operators are read once for all of them
 _ROWS = 8  # states of slices that pass the network together on a core; more are hardly faster
 
@@ -88,8 +89,9 @@ class KLIPInferer(Inferer):
         twin_sigma: noise level from which the prior makes a twin: the lower, the more it keeps of the slice.
         twin_smoothing_px: Gaussian smoothing of the twins' mean density, in pixels of the prior's grid.
         body_margin_px: air around the body that the network still sees, in pixels of the prior's grid; what lies
-            farther out costs no arithmetic, and slices without a body score 0. None lets it see whole slices, as a
-            network that takes nothing else does anyway.
+            farther out costs no arithmetic. For priors that were trained on such boxes: one that has seen whole slices
+            only takes their edges for anatomy. None lets it see whole slices, as a network that takes nothing else does
+            anyway.
         batch_size: slices times samples that are worked on together on a GPU. A CPU always works on few, each thread on
             its own, so that maps do not depend on the batch.
         seed: of measurement noise and sampling. The noise of a slice follows from it and from the slice's place in its
@@ -266,13 +268,12 @@ class KLIPInferer(Inferer):
             places: index of each slice in its volume; None: their order.
 
         Yields:
-            Which slices, and what the work gave for them, as they are done. Slices without a body are left out where
-            the network sees the body only.
+            Which slices, and what the work gave for them, as they are done. Slices of nothing but air are left out.
         """
         places = range(len(slices)) if places is None else places
         if len(places) != len(slices):
             raise ValueError(f"places: got {len(places)}, expected one for each of {len(slices)} slices")
-        chosen = [n for n in range(len(slices)) if self.body_margin_px is None or bool((slices[n] > -1).any())]
+        chosen = [n for n in range(len(slices)) if bool((slices[n] > _AIR).any())]
         on_cpu = slices.device.type == "cpu"
         size = _TOGETHER if on_cpu else max(1, self.batch_size // self.samples)
         batches = [chosen[lo : lo + size] for lo in range(0, len(chosen), size)]

@@ -483,7 +483,7 @@ def test_levels_may_be_given_and_a_schedule_is_a_setting():
 def test_slices_of_air_cost_no_pass_and_score_nothing():
     images = torch.cat([slices(2), torch.full((3, 1, *SHAPE), -1.0)])[[2, 0, 3, 1, 4]]
     network, seen = CountingDenoiser(), []
-    options = {"operator": Identity(SHAPE), "sampler_levels": 0, "body_margin_px": 4}
+    options = {"operator": Identity(SHAPE), "sampler_levels": 0}
     one = inferer(**options, progress=lambda done, total: seen.append((done, total)))
     maps = one(images, network)
     assert network.slices == 2 * one.passes

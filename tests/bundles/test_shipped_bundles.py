@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 
 from klip_monai.bundle import find_bundle, open_workflow, shipped_bundles
+from klip_monai.errors import BundleError, known_error
 from klip_monai.phantom import random_scan
 from klip_monai.standard import standard_slices
 
@@ -96,10 +98,10 @@ def test_monai_bundle_run_writes_what_klip_monai_score_writes(elsewhere, small_c
 
 REFERENCES = {
     "klip_ct_abdomen": [
-        {},
-        {"operator#name": "sparse_view"},
-        {"inferer#sharp": True},
-        {"operator#name": "sparse_view", "inferer#sharp": True},
+        {"preset": preset, "operator#name": operator, "inferer#sharp": sharp}
+        for preset in ("fast", "default", "thorough")
+        for operator in ("identity", "sparse_view")
+        for sharp in (False, True)
     ],
     "klip_ct_phantom": [
         {},
@@ -150,3 +152,85 @@ def test_the_small_priors_of_the_phantom_studies_denoise(overlay):
     with torch.inference_mode():
         error = (network(noisy, 0.3) - images).square().mean().sqrt()
     assert float(error) < 0.1, "a third of the noise"
+
+
+def parts_of(name: str, *parts: str, **options: object) -> list:
+    workflow = open_workflow(
+        find_bundle(name), "inference.json", kind="inference", device="$torch.device('cpu')", **options
+    )
+    workflow.initialize()
+    return [workflow.parser.get_parsed_content(part) for part in parts]
+
+
+@pytest.mark.parametrize("operator", ["identity", "sparse_view"])
+def test_presets_differ_in_passes_alone(operator):
+    described, passes = [], []
+    for preset in ("fast", "default", "thorough"):
+        (inferer,) = parts_of("klip_ct_abdomen", "inferer", preset=preset, **{"operator#name": operator})
+        passes.append(inferer.passes)
+        described.append({k: v for k, v in inferer.describe().items() if k not in ("window_levels", "sampler_levels")})
+    assert passes == sorted(set(passes))
+    assert passes == ([4, 6, 24] if operator == "identity" else [14, 24, 64])
+    assert described[0] == described[1] == described[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "klip_ct_abdomen",
+            {"preset": "quick"},
+            "preset: got 'quick' with the bundle klip_ct_abdomen, expected one of",
+        ),
+        ("klip_ct_phantom", {"preset": "fast"}, "preset: got 'fast' with the bundle klip_ct_phantom, expected none"),
+        ("klip_ct_abdomen", {"precision": "int8"}, "precision: got 'int8', expected one of auto, float32, bfloat16"),
+    ],
+)
+def test_presets_and_precisions_that_there_are_not_are_refused(name, options, message):
+    with pytest.raises((BundleError, RuntimeError)) as raised:
+        parts_of(name, "network", **options)
+    assert message in str(known_error(raised.value))
+
+
+def test_a_configuration_s_precision_gives_way_to_the_device_s_and_to_what_is_asked_for(tmp_path):
+    bundle = tmp_path / "own"
+    shutil.copytree(find_bundle("klip_ct_phantom").root, bundle)
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    config["network_def"]["precision"] = "bfloat16"
+    (bundle / "configs" / "inference.json").write_text(json.dumps(config))
+    found = []
+    for options in ({}, {"precision": "float32"}, {"precision": "bfloat16"}):
+        (network,) = parts_of(str(bundle), "network", **options)
+        found.append(network.precision)
+    assert found == ["auto", "float32", "bfloat16"]
+
+
+def test_a_bundle_whose_network_has_one_precision_refuses_the_other(tmp_path):
+    bundle = tmp_path / "own"
+    shutil.copytree(find_bundle("klip_ct_phantom").root, bundle)
+    config = json.loads((bundle / "configs" / "inference.json").read_text())
+    del config["network_def"]["precision"]
+    (bundle / "configs" / "inference.json").write_text(json.dumps(config))
+    parts_of(str(bundle), "network", precision="float32")
+    with pytest.raises(
+        BundleError, match="precision: got 'bfloat16' with the bundle own, whose network has float32 only"
+    ):
+        parts_of(str(bundle), "network", precision="bfloat16")
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("klip_ct_abdomen", 0.005), ("klip_ct_phantom", 0.02)])
+def test_references_hold_in_either_precision(name, tolerance):
+    # Another draw of the noise changes a map by a fifth. Where a posterior sample is drawn, as by the phantom bundle,
+    # rounding grows from step to step.
+    grid, inferer, reference = parts_of(name, "grid", "inferer", "reference")
+    scan = random_scan(3, slices=3, slice_mm=(5.0, 5.0)).image
+    images = standard_slices(scan, grid).images
+    maps, labels = {}, {}
+    for precision in ("float32", "bfloat16"):
+        (network,) = parts_of(name, "network", precision=precision)
+        maps[precision] = reference.expected.heatmap(inferer(images, network), images)
+        labels[precision] = maps[precision] >= reference.suspicious
+    difference = (maps["bfloat16"] - maps["float32"]).norm() / maps["float32"].norm()
+    assert 0 < float(difference) <= tolerance
+    changed = int((labels["bfloat16"] != labels["float32"]).sum())
+    assert changed <= max(2, 0.01 * int(labels["float32"].sum())), "pixels within rounding of the threshold"

@@ -45,7 +45,7 @@ class Model:
         root: folder of the bundle.
         overrides: (config id, value) pairs of its inference configuration.
         seed: of measurement noise and sampling.
-        outputs: which of :data:`klip_monai.case.OUTPUTS` to write.
+        outputs: which of :data:`klip_monai.output_files.OUTPUTS` to write.
         threads: CPU threads of torch; None leaves them.
         batch_size: slices that pass a GPU's network together; None is not settled yet. Another one changes scores by
             rounding only; a CPU settles it itself.

@@ -18,6 +18,7 @@ _TRIES = 5
 _CLEARLY = 1.2  # bfloat16 rounds more, so it has to be worth it; emulated it is some 0.4 times as fast, in hardware 2
 
 
+@torch.compiler.assume_constant_result
 def settled_precision(wanted: Precision, device: torch.device | str) -> Literal["float32", "bfloat16"]:
     """What "auto" comes to on a device; the others stay as they are.
 

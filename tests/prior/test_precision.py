@@ -73,3 +73,11 @@ def test_an_automatic_network_is_to_the_bit_the_faster_one(tiny_denoiser):
     automatic, settled = (tiny_denoiser(precision=p).eval() for p in ("auto", settled_precision("auto", "cpu")))
     with torch.inference_mode():
         assert torch.equal(automatic(x, 0.5), settled(x, 0.5))
+
+
+def test_an_automatic_network_compiles_as_one_graph(tiny_denoiser):
+    network, x = tiny_denoiser(precision="auto").eval(), torch.randn(2, 1, 16, 16)
+    levels = torch.tensor([0.5, 1.0])
+    with torch.no_grad():
+        compiled = torch.compile(network, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, levels), network(x, levels))

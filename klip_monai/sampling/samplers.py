@@ -11,6 +11,8 @@ from klip_monai.prior import Denoiser
 from klip_monai.sampling.step import Callback, PosteriorDenoiser, Step, level_intervals
 from klip_monai.slice_generator import SliceGenerator
 
+_LEVELS = 8  # evaluated together: more would not fit the caches of a core
+
 
 def posterior_sample(
     posterior: PosteriorDenoiser,
@@ -73,7 +75,7 @@ def renoise(
     callback: Callback,
     crossed: bool = False,
 ) -> None:
-    """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other, all at once.
+    """Evaluate the window's noise levels on fresh draws x0 + sigma n, independent of each other, several at once.
 
     If x0 is a posterior sample, x0 + sigma n is exactly a draw from the noisy posterior at sigma, so the expectation of
     the KL sum needs only the window's levels.
@@ -87,11 +89,13 @@ def renoise(
         crossed: whether steps bring x0 along, as a second estimate of D_y.
     """
     intervals = list(pairwise(sigmas))
-    middles = x0.new_tensor([(upper * lower) ** 0.5 for upper, lower in intervals])
-    noise = torch.stack([generator.normal(x0) for _ in intervals], dim=1)
-    x = x0[:, None] + middles[:, None, None, None] * noise
-    both = posterior(x.flatten(0, 1), middles.repeat(len(x0)))
-    denoised, denoised_posterior = (each.unflatten(0, (len(x0), len(intervals))) for each in both)
-    for k, interval in enumerate(intervals):
-        sample = x0 if crossed else None
-        callback(Step(*interval, denoised[:, k], denoised_posterior[:, k], sample, noise[:, k]))
+    for first in range(0, len(intervals), _LEVELS):
+        part = intervals[first : first + _LEVELS]
+        middles = x0.new_tensor([(upper * lower) ** 0.5 for upper, lower in part])
+        noise = torch.stack([generator.normal(x0) for _ in part], dim=1)
+        x = x0[:, None] + middles[:, None, None, None] * noise
+        both = posterior(x.flatten(0, 1), middles.repeat(len(x0)))
+        denoised, denoised_posterior = (each.unflatten(0, (len(x0), len(part))) for each in both)
+        for k, interval in enumerate(part):
+            sample = x0 if crossed else None
+            callback(Step(*interval, denoised[:, k], denoised_posterior[:, k], sample, noise[:, k]))

@@ -108,6 +108,24 @@ def test_renoise_reports_each_interval_at_fresh_noise_around_the_sample():
     assert float((steps[0].noise * steps[1].noise).mean()) == pytest.approx(0, abs=0.05), "levels share noise"
 
 
+def test_many_levels_are_evaluated_some_at_a_time_and_each_once():
+    calls, steps = [], []
+
+    def posterior(x: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(sigma)
+        return x, x
+
+    sigmas = [2.0**-k for k in range(21)]
+    x0 = torch.zeros(3, 1, 4, 4)
+    renoise(posterior, x0, sigmas=sigmas, generator=SliceGenerator(0, range(3)), callback=steps.append)
+    assert [step.sigma for step in steps] == sigmas[:-1]
+    assert max(map(len, calls)) < 3 * 20
+    assert sorted({float(sigma) for call in calls for sigma in call}, reverse=True) == pytest.approx(
+        [2.0 ** -(k + 0.5) for k in range(20)]
+    )
+    assert len({float(step.noise[0, 0, 0, 0]) for step in steps}) == 20
+
+
 def test_identity_operator_with_little_noise_returns_the_measurement():
     case = GaussianCase.draw(Identity((6, 6)), std=0.7, noise_std=0.01)
     assert float((run(case) - case.y.float()).abs().max()) < 0.06

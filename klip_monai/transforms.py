@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
+from monai.data.utils import list_data_collate
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 from monai.utils import convert_to_dst_type
 
@@ -382,6 +383,33 @@ class SaveOverlayd(MapTransform):
             )
             d["summary"] = save_case(case, self.output_dir, outputs=self.outputs, overwrite=self.overwrite)
         return d
+
+
+def one_scan(scans: Sequence[Data]) -> Data:
+    """Collate a batch of one scan as MONAI does, but without copying its volumes, of which the source is large.
+
+    Args:
+        scans: one dictionary; tensors in it have a channel first.
+
+    Returns:
+        The dictionary with a batch axis before each tensor, which shares its memory.
+
+    Raises:
+        ValueError: for several scans, whose volumes differ in size.
+    """
+    if len(scans) != 1:
+        raise ValueError(f"scans: got {len(scans)} in a batch, expected one; their volumes differ in size")
+    volumes = {key: value for key, value in scans[0].items() if isinstance(value, torch.Tensor)}
+    empty = {key: volume[:, :0] for key, volume in volumes.items()}
+    batch: Data = list_data_collate([{**scans[0], **empty}])
+    for key, volume in volumes.items():
+        whole = torch.as_tensor(volume).as_subclass(torch.Tensor)[None]
+        if isinstance(volume, MetaTensor):
+            whole = MetaTensor(whole)
+            whole.copy_meta_from(batch[key])
+            whole.is_batch = True
+        batch[key] = whole
+    return batch
 
 
 def _stack(slices: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import torch
 from ct_files import write_series
-from monai.data import DataLoader, Dataset, MetaTensor
+from monai.data import DataLoader, Dataset, MetaTensor, decollate_batch
+from monai.data.utils import list_data_collate
 from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd
 from pydicom import Dataset as Header
@@ -39,6 +40,7 @@ from klip_monai.transforms import (
     SaveOverlayd,
     ThresholdHeatmapd,
     ToPriorGridd,
+    one_scan,
 )
 
 GRID = PriorGrid((32, 32), 12.0)
@@ -308,3 +310,24 @@ def test_a_volume_in_memory_passes_the_checks_of_a_file(small_ct):
         LoadSeriesd("image")({"image": torch.cat([volume, volume])})
     with pytest.raises(InputError, match="series_uid"):
         LoadSeriesd("image", series_uid="1.2.3")({"image": volume})
+
+
+def test_a_batch_of_one_scan_is_that_of_monai_without_copies():
+    volume = MetaTensor(
+        torch.rand(1, 4, 5, 6), affine=torch.diag(torch.tensor([2.0, 2, 3, 1])), meta={"name": "a"},
+        applied_operations=[{"class": "X", "id": 3}],
+    )  # fmt: skip
+    scan = {"image": volume[:, ::2], "source": volume, "body": torch.rand(1, 4, 5, 6) > 0.5, "path": "x"}
+    ours, theirs = one_scan([scan]), list_data_collate([scan])
+    assert ours.keys() == theirs.keys()
+    for found in (ours, decollate_batch(ours)[0]):
+        for key in ("image", "source", "body"):
+            assert found[key].data_ptr() == scan[key].data_ptr()
+    for one, other in zip((ours, decollate_batch(ours)[0]), (theirs, decollate_batch(theirs)[0]), strict=True):
+        for key in ("image", "source", "body"):
+            assert torch.equal(one[key], other[key])
+        assert torch.equal(one["source"].affine, other["source"].affine)
+        assert one["source"].applied_operations == other["source"].applied_operations
+        assert one["source"].meta["name"] == other["source"].meta["name"]
+    with pytest.raises(ValueError, match="scans: got 2 in a batch, expected one"):
+        one_scan([scan, scan])

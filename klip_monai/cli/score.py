@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -256,17 +256,25 @@ def _score_sinogram(
         bar.update(task, description="scoring")
         maps = score_sinogram(measured, network, inferer, device=device)
         settings = scoring_settings(weights, grid, inferer)
-        origin = provenance(info.root, settings, seed=seed, device=device)
+        used = {"network": network, "preset": parser.get("preset")}
+        origin = provenance(info.root, settings, seed=seed, device=device, **used)
         summary = save_sinogram_case(SinogramCase(measured, *maps, origin), output, overwrite=overwrite)
     rows = Table.grid(padding=(0, 2))
     rows.add_row("input", escape(str(sinogram)))
     rows.add_row("prior", f"{origin['bundle']} {origin['bundle_version']}. {origin['intended_use']}")
+    rows.add_row("computed", computed(origin))
     rows.add_row("slice score", f"{summary['slice_score']:.3g} {summary['unit']}")
     for remark in summary["remarks"]:
         rows.add_row("", f"[yellow]{escape(remark)}[/yellow]")
     for kind, file in summary["files"].items():
         rows.add_row(kind, escape(str(file)))
     out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
+
+
+def computed(provenance: Mapping[str, Any]) -> str:
+    """How a result was computed, in a few words."""
+    preset = f"preset {provenance['preset']}, " if provenance.get("preset") else ""
+    return f"{preset}{provenance['precision']} on {provenance['device']}"
 
 
 def _print_result(summary: dict[str, Any], source: str) -> None:
@@ -278,6 +286,7 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
     rows = Table.grid(padding=(0, 2))
     rows.add_row("input", escape(str(source)))
     rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
+    rows.add_row("computed", computed(provenance))
     rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit'].split(',')[0]}")
     least = ", the smallest that so many allow" if summary["p_value"] <= thresholds["least_p"] else ""
     rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy']}{least}")

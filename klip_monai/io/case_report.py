@@ -138,7 +138,10 @@ class CaseReport:
             "Settings": f"key {origin['key']}" if "key" in origin else "",
             "Measurement": _measurement(settings.get("operator", {})),
             "Estimator": _estimator(settings),
-            "Seed, device": ", ".join(str(origin[name]) for name in ("seed", "device") if name in origin),
+            "Preset": origin.get("preset") or "",
+            "Seed, device, precision": ", ".join(
+                str(origin[name]) for name in ("seed", "device", "precision") if name in origin
+            ),
             "ID reference": f"{reference['healthy_scans']} scans of {reference['healthy_people']} people, "
             f"{reference['slices_per_healthy_scan']} slices each, "
             f"{reference['description']}",

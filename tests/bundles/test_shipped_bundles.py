@@ -170,7 +170,7 @@ def test_presets_differ_in_passes_alone(operator):
         passes.append(inferer.passes)
         described.append({k: v for k, v in inferer.describe().items() if k not in ("window_levels", "sampler_levels")})
     assert passes == sorted(set(passes))
-    assert passes == ([4, 6, 24] if operator == "identity" else [14, 24, 64])
+    assert passes == ([4, 6, 24] if operator == "identity" else [14, 24, 40])
     assert described[0] == described[1] == described[2]
 
 

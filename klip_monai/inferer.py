@@ -16,7 +16,7 @@ from monai.utils import convert_to_dst_type
 from klip_monai.freed_memory import keep_freed_memory
 from klip_monai.one_thread_each import one_after_the_other, one_thread_each
 from klip_monai.physics import GaussianNoise, LinearOperator, Measurement, Noise
-from klip_monai.prior import Denoiser, log_sigmas
+from klip_monai.prior import Denoiser, UNetDenoiser, log_sigmas
 from klip_monai.prior.within_body import Box, InBoxes, boxes_of
 from klip_monai.sampling import (
     Callback,
@@ -247,7 +247,7 @@ class KLIPInferer(Inferer):
             return smooth(self.map(images, network, generator=generator), sigma_px=self.smoothing_px)
 
         maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
-        with self.batches(slices, score, places=places) as each:
+        with self.batches(slices, score, places=places, any_number=_any_number(network)) as each:
             for members, scored in each:
                 maps[members] = scored
         return maps
@@ -259,6 +259,7 @@ class KLIPInferer(Inferer):
         work: Callable[[torch.Tensor, SliceGenerator], torch.Tensor],
         *,
         places: Sequence[int] | None = None,
+        any_number: bool = False,
     ) -> Iterator[Iterator[tuple[list[int], torch.Tensor]]]:
         """Do a piece of work on some slices at a time: on a CPU side by side, each on a core of its own.
 
@@ -266,6 +267,7 @@ class KLIPInferer(Inferer):
             slices: standard slices, float32 (B, 1, H, W).
             work: called with N slices and the source of their randomness, without gradients; gives (N, ...).
             places: index of each slice in its volume; None: their order.
+            any_number: the network adds in one order for any number of slices, as a U-Net in boxes does.
 
         Yields:
             Which slices, and what the work gave for them, as they are done. Slices of nothing but air are left out.
@@ -278,9 +280,12 @@ class KLIPInferer(Inferer):
         size = _TOGETHER if on_cpu else max(1, self.batch_size // self.samples)
         batches = [chosen[lo : lo + size] for lo in range(0, len(chosen), size)]
 
+        in_boxes = any_number and self.operator.orthonormal and not self.twins and self.sampler is None
+
         def on_batch(batch: list[int]) -> torch.Tensor:
-            # Operators add in another order for another number of slices, so on a CPU there are always as many.
-            filled = batch + batch[-1:] * (size - len(batch)) if on_cpu and not self.operator.orthonormal else batch
+            # Operators and networks add in another order for another number of slices, so on a CPU there are always as
+            # many. In its boxes a U-Net does not, unless twins take it past them.
+            filled = batch + batch[-1:] * (size - len(batch)) if on_cpu and not in_boxes else batch
             generator = SliceGenerator(self.seed, [places[n] for n in filled])
             # Both hold for their own thread only. Within an autocast, inner ones keep the weights that they have cast.
             with torch.inference_mode(), torch.autocast(slices.device.type, enabled=False):
@@ -364,10 +369,17 @@ class KLIPInferer(Inferer):
         Returns:
             Smoothed map, float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``; and the posterior samples (B, S, H, W).
         """
-        generator = SliceGenerator(self.seed, range(len(measurement.y)))
-        with torch.inference_mode():
-            maps, x0 = self.map_measurement(measurement, network, generator=generator)
-            return smooth(maps, sigma_px=self.smoothing_px), x0
+
+        def score(measured: Measurement) -> tuple[torch.Tensor, torch.Tensor]:
+            generator = SliceGenerator(self.seed, range(len(measured.y)))
+            with torch.inference_mode(), torch.autocast(measured.y.device.type, enabled=False):
+                maps, x0 = self.map_measurement(measured, network, generator=generator)
+                return smooth(maps, sigma_px=self.smoothing_px), x0
+
+        each_of = one_thread_each if measurement.y.device.type == "cpu" else one_after_the_other
+        with each_of(score, [measurement]) as each:
+            ((_, scored),) = each
+        return scored
 
     def with_operator(self, operator: LinearOperator, *, noise: Noise, cg_iterations: int | None = None) -> KLIPInferer:
         """The same settings with another measurement, whose data it also makes; None keeps the iterations."""
@@ -473,3 +485,8 @@ def _edges(window: Window, levels: int | Sequence[float]) -> list[float]:
             f"window_levels: got {list(levels)}, expected descending levels within {edges[0]} to {edges[-1]}"
         )
     return edges
+
+
+def _any_number(network: Denoiser) -> bool:
+    """Whether a prior in its boxes adds in one order for any number of slices: a U-Net does, and what is no network."""
+    return isinstance(network, UNetDenoiser) or not isinstance(network, torch.nn.Module)

@@ -41,6 +41,10 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("interrupted; no result was written")
         sys.exit(130)
+    except SystemExit as ended:  # Typer makes one of an interruption, after a blank line
+        if isinstance(getattr(ended.__context__, "__cause__", None), KeyboardInterrupt):
+            err.print("interrupted; no result was written")
+        raise
     except Exception as error:
         known = known_error(error)
         if known is None:

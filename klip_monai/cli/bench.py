@@ -68,7 +68,10 @@ def bench(
     if series is not None and not series.exists():
         raise InputError(f"--input: {series} does not exist, expected a series; check the path")
     if json is not None:
+        if json.is_dir():
+            raise InputError(f"--json: got the folder {json}, expected a file")
         check_writable(json.parent)
+        json.parent.mkdir(parents=True, exist_ok=True)
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     devices = benchmarks.devices_of(device.value)
     other = None if against is None else benchmarks.release_at(against)

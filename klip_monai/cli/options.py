@@ -165,7 +165,7 @@ PrecisionOption = Annotated[
     running_option(help="Arithmetic of the network; auto takes what this device is faster in."),
 ]
 DeviceOption = Annotated[Device, running_option(help="auto takes CUDA where there is one.")]
-SeedOption = Annotated[int, scoring_option(help="Same seed, weights and device: same overlay.")]
+SeedOption = Annotated[int, scoring_option(help="Same seed, weights, preset, precision and device: same overlay.")]
 
 
 def overrides_of(

@@ -109,7 +109,8 @@ def screen(
         int | None,
         running_option(
             min=1,
-            help="Slices that pass the network together.  \\[default: as before, or what fits]",
+            help="Slices that pass a GPU's network together; a CPU settles it itself.  "
+            "\\[default: as before, or what fits]",
         ),
     ] = None,
     timeout: Annotated[float, running_option(min=0.001, help="Seconds that a slice may take.")] = 60.0,

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from functools import cache
+from threading import Lock
 from typing import Literal
 
 import torch
 
 from klip_monai.errors import InputError
+from klip_monai.one_thread_each import one_thread_each
 
 Precision = Literal["auto", "float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16")
 
 _CHANNELS, _SIDE, _KERNEL = 64, 32, 3  # a convolution like those of a prior: some milliseconds
 _TRIES = 5
+_asking = Lock()
 _CLEARLY = 1.2  # bfloat16 rounds more, so it has to be worth it; emulated it is some 0.4 times as fast, in hardware 2
 
 
@@ -31,7 +34,10 @@ def settled_precision(wanted: Precision, device: torch.device | str) -> Literal[
     """
     if wanted not in PRECISIONS:
         raise InputError(f"precision: got {wanted!r}, expected {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}")
-    return fastest_precision(torch.device(device).type) if wanted == "auto" else wanted
+    if wanted != "auto":
+        return wanted
+    with _asking:  # threads that come meanwhile wait for the answer, instead of finding another
+        return fastest_precision(torch.device(device).type)
 
 
 def precision_of(network: object, device: torch.device | str) -> Literal["float32", "bfloat16"]:
@@ -54,7 +60,8 @@ def fastest_precision(device_type: str) -> Literal["float32", "bfloat16"]:
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device_type != "cpu":
         return "float32"
-    seconds = _convolution_seconds()
+    with one_thread_each(lambda _: _convolution_seconds(), [None]) as each:  # as networks work on a CPU
+        ((_, seconds),) = each
     return "bfloat16" if seconds[torch.float32] > _CLEARLY * seconds[torch.bfloat16] else "float32"
 
 
@@ -68,7 +75,7 @@ def _convolution_seconds() -> dict[torch.dtype, float]:
         for _ in range(1 + _TRIES):  # the first try of each is never the best
             for dtype in best:
                 args = x.to(dtype), weight.to(dtype)
-                start = time.perf_counter()
+                start = time.thread_time()
                 torch.nn.functional.conv2d(*args, padding=_KERNEL // 2)
-                best[dtype] = min(best[dtype], time.perf_counter() - start)
+                best[dtype] = min(best[dtype], time.thread_time() - start)
     return best

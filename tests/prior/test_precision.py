@@ -3,6 +3,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,28 @@ def test_the_faster_one_is_taken_and_bfloat16_only_where_it_is_worth_its_roundin
         assert fastest_precision("cpu") == settled_precision("auto", "cpu") == faster
     finally:
         fastest_precision.cache_clear()
+
+
+def test_the_answer_is_found_once_in_one_thread_however_many_ask(monkeypatch):
+    asked = []
+
+    def seconds() -> dict[torch.dtype, float]:
+        asked.append(torch.get_num_threads())
+        time.sleep(0.2)
+        return {torch.float32: 2.0, torch.bfloat16: 1.0}
+
+    monkeypatch.setattr(precision, "_convolution_seconds", seconds)
+    fastest_precision.cache_clear()
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(lambda _: settled_precision("auto", "cpu"), range(4)))
+    finally:
+        torch.set_num_threads(before)
+        fastest_precision.cache_clear()
+    assert found == ["bfloat16"] * 4
+    assert asked == [1]
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])

@@ -169,8 +169,7 @@ def _around(values: torch.Tensor, *, within_px: float) -> torch.Tensor:
 def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:
     """Gaussian smoothing in the plane, zeros around, with the kernel of MONAI's GaussianFilter.
 
-    On a CPU as sums of shifted slices, which stay in the cache: several times faster there than a convolution of one
-    channel.
+    On a CPU as sums of shifted slices, which is less work for a core than a convolution of one channel.
 
     Args:
         density: float (B, C, H, W), nats per pixel.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
+from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
@@ -22,14 +24,18 @@ from klip_monai.sampling import (
     Callback,
     ConjugateGradientPosterior,
     PosteriorSampler,
+    Step,
     posterior_sample,
     prior_sample,
     renoise,
 )
-from klip_monai.scoring import KLAccumulator, Window, over_twins, smooth
+from klip_monai.scoring import AlongScan, KLAccumulator, Moves, SliceMoves, Window, over_twins, smooth
 from klip_monai.slice_generator import SliceGenerator
+from klip_monai.standard import slice_distance
 
 ESTIMATORS = ("renoised", "trajectory")
+Work = TypeVar("Work", torch.Tensor, SliceMoves)
+
 _AIR = -1.0
 _TOGETHER = 4  # slices that a core works on at a time: matrices of operators are read once for all of them
 _ROWS = 8  # states of slices that pass the network together on a core; more are hardly faster
@@ -75,6 +81,9 @@ class KLIPInferer(Inferer):
             grid, so that few levels tell as much as many (``renoised`` only, see
             :class:`klip_monai.scoring.KLAccumulator`); 0 leaves it where it fell.
         smoothing_px: Gaussian smoothing of the density, in pixels of the prior's grid.
+        lowpass_z_mm: restricts the density to structures wider than this Gaussian along the scan too, mm, where the
+            distance of its slices is known (see :mod:`klip_monai.scoring.moves`); 0 reads each slice by itself.
+        smoothing_z_mm: Gaussian smoothing of the density along the scan, mm, likewise.
         calibration: how strongly an ID reference is to calibrate the map, 0 (not) to 1 (fully), by what healthy tissue
             of the same local contrast scores (see :class:`klip_monai.scoring.ExpectedDensity`). The inferer's own map
             is not calibrated.
@@ -126,6 +135,8 @@ class KLIPInferer(Inferer):
         lowpass_px: float = 1.0,
         noise_px: float = 0.0,
         smoothing_px: float = 1.5,
+        lowpass_z_mm: float = 0.0,
+        smoothing_z_mm: float = 0.0,
         calibration: float = 1.0,
         skin_px: float = 0.0,
         sharp: bool = False,
@@ -172,10 +183,12 @@ class KLIPInferer(Inferer):
             raise ValueError(f"sharp: got it with {twins} twins, expected one of the two")
         if not 0 <= calibration <= 1:
             raise ValueError(f"calibration: got {calibration}, expected 0 (none) to 1 (full)")
-        for name, width in (("skin_px", skin_px), ("noise_px", noise_px), ("body_margin_px", body_margin_px or 0)):
+        widths = {"skin_px": skin_px, "noise_px": noise_px, "body_margin_px": body_margin_px or 0}
+        for name, width in (widths | {"lowpass_z_mm": lowpass_z_mm, "smoothing_z_mm": smoothing_z_mm}).items():
             if width < 0:
-                raise ValueError(f"{name}: got {width}, expected 0 pixels or more")
+                raise ValueError(f"{name}: got {width}, expected 0 or more")
         self.lowpass_px, self.smoothing_px, self.calibration = lowpass_px, smoothing_px, float(calibration)
+        self.lowpass_z_mm, self.smoothing_z_mm = float(lowpass_z_mm), float(smoothing_z_mm)
         self.skin_px, self.sharp = float(skin_px), sharp
         self.noise_px, self.body_margin_px = float(noise_px), body_margin_px
         self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
@@ -196,7 +209,7 @@ class KLIPInferer(Inferer):
         if self.estimator == "renoised":
             names += ["window_levels", "draws", *["crossed"] * self.crossed, *["noise_px"] * bool(self.noise_px)]
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
-        names += ["skin_px"] if self.skin_px else []
+        names += [name for name in ("lowpass_z_mm", "smoothing_z_mm", "skin_px") if getattr(self, name)]
         names += ["sharp"] if self.sharp else []
         names += ["body_margin_px"] if self.body_margin_px is not None else []
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
@@ -213,6 +226,7 @@ class KLIPInferer(Inferer):
         network: Denoiser,
         *args: Any,
         places: Sequence[int] | None = None,
+        slice_mm: float | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Map the KL density.
@@ -222,7 +236,9 @@ class KLIPInferer(Inferer):
             network: the prior.
             *args: ignored (MONAI's engines may pass more).
             places: index of each of (B, 1, H, W) in its volume, where slices are not those of one volume from the first
-                on; they may come from several volumes.
+                on; they may come from several volumes, and each is read by itself.
+            slice_mm: distance of neighbouring slices, mm. None: that of a MetaTensor (B, 1, H, W, Z), if its affine
+                says so; other slices, and those of a tilted gantry, are read each by itself.
             **kwargs: ignored.
 
         Returns:
@@ -231,41 +247,86 @@ class KLIPInferer(Inferer):
         """
         plain = inputs.as_subclass(torch.Tensor).float()
         if plain.ndim == 5:
-            flat = plain.movedim(-1, 1).flatten(0, 1)
-            depth = [*range(plain.shape[-1])] * len(plain)
-            maps = self._maps(flat, network, depth).unflatten(0, (len(plain), plain.shape[-1])).movedim(1, -1)
+            maps = torch.stack(
+                [
+                    self._maps(scan.movedim(-1, 0), network, slice_mm=apart).movedim(0, -1)
+                    for scan, apart in zip(plain, _apart(inputs, slice_mm), strict=True)
+                ]
+            )
         else:
-            maps = self._maps(plain, network, range(len(plain)) if places is None else places)
+            maps = self._maps(plain, network, places=places, slice_mm=slice_mm)
         # Stays a MetaTensor, so that it can be inverted; nats would not fit the float16 that slices may come in.
         result: torch.Tensor = convert_to_dst_type(maps, inputs, dtype=maps.dtype)[0]
         return result
 
-    def _maps(self, slices: torch.Tensor, network: Denoiser, places: Sequence[int]) -> torch.Tensor:
+    def _maps(
+        self,
+        slices: torch.Tensor,
+        network: Denoiser,
+        *,
+        places: Sequence[int] | None = None,
+        slice_mm: float | None,
+    ) -> torch.Tensor:
         """Smoothed map of (B, 1, H, W), some slices at a time; (B, 2, H, W) if ``sharp``."""
+        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
+        if places is None and slice_mm is not None and (self.lowpass_z_mm or self.smoothing_z_mm):
+            self._map_scan(slices, network, slice_mm=slice_mm, into=maps)
+            return maps
 
         def score(images: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
             return smooth(self.map(images, network, generator=generator), sigma_px=self.smoothing_px)
 
-        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
         with self.batches(slices, score, places=places, any_number=_any_number(network)) as each:
             for members, scored in each:
                 maps[members] = scored
         return maps
 
+    def _map_scan(self, slices: torch.Tensor, network: Denoiser, *, slice_mm: float, into: torch.Tensor) -> None:
+        """Maps of a scan's slices (Z, 1, H, W) that know their neighbours, written to (Z, 1 or 2, H, W)."""
+        along = partial(AlongScan, len(slices), slice_mm=slice_mm)
+        moves_along, maps_along = along(sigma_mm=self.lowpass_z_mm), along(sigma_mm=self.smoothing_z_mm)
+
+        def moves(images: torch.Tensor, generator: SliceGenerator) -> SliceMoves:
+            return self.moves(images, network, generator=generator)
+
+        def take(z: int, kept: SliceMoves | None) -> None:
+            if kept is not None and kept.sharp is not None:
+                into[z, 1:] = kept.sharp[0]
+            for ready, mean in moves_along(z, None if kept is None else kept.values[0]):
+                read = None
+                if mean is not None:
+                    assert kept is not None  # the last one to come had something in it
+                    sharp = into[ready, None, 1:] if self.sharp else None
+                    near = replace(kept, values=mean[None], sharp=sharp)
+                    read = smooth(near.map(twin_smoothing_px=self.twin_smoothing_px), sigma_px=self.smoothing_px)[0]
+                for done, smoothed in maps_along(ready, read):
+                    if smoothed is not None:
+                        into[done] = smoothed
+
+        with torch.inference_mode():
+            for z in range(len(slices)):
+                if not _shows_body(slices[z]):
+                    take(z, None)
+            with self.batches(slices, moves, any_number=_any_number(network)) as each:
+                for members, kept in each:
+                    for row, z in enumerate(members):
+                        take(z, kept[row : row + 1])
+
     @contextmanager
     def batches(
         self,
         slices: torch.Tensor,
-        work: Callable[[torch.Tensor, SliceGenerator], torch.Tensor],
+        work: Callable[[torch.Tensor, SliceGenerator], Work],
         *,
         places: Sequence[int] | None = None,
         any_number: bool = False,
-    ) -> Iterator[Iterator[tuple[list[int], torch.Tensor]]]:
+    ) -> Iterator[Iterator[tuple[list[int], Work]]]:
         """Do a piece of work on some slices at a time: on a CPU side by side, each on a core of its own.
 
         Args:
             slices: standard slices, float32 (B, 1, H, W).
-            work: called with N slices and the source of their randomness, without gradients; gives (N, ...).
+            work: called with N slices and the source of their randomness, without gradients; gives
+                a tensor (N, ...) or `SliceMoves`.
             places: index of each slice in its volume; None: their order.
             any_number: the network adds in one order for any number of slices, as a U-Net in boxes does.
 
@@ -275,14 +336,14 @@ class KLIPInferer(Inferer):
         places = range(len(slices)) if places is None else places
         if len(places) != len(slices):
             raise ValueError(f"places: got {len(places)}, expected one for each of {len(slices)} slices")
-        chosen = [n for n in range(len(slices)) if bool((slices[n] > _AIR).any())]
+        chosen = [n for n in range(len(slices)) if _shows_body(slices[n])]
         on_cpu = slices.device.type == "cpu"
         size = _TOGETHER if on_cpu else max(1, self.batch_size // self.samples)
         batches = [chosen[lo : lo + size] for lo in range(0, len(chosen), size)]
 
         in_boxes = any_number and self.operator.orthonormal and not self.twins and self.sampler is None
 
-        def on_batch(batch: list[int]) -> torch.Tensor:
+        def on_batch(batch: list[int]) -> Work:
             # Operators and networks add in another order for another number of slices, so on a CPU there are always as
             # many. In its boxes a U-Net does not, unless twins take it past them.
             filled = batch + batch[-1:] * (size - len(batch)) if on_cpu and not in_boxes else batch
@@ -291,7 +352,7 @@ class KLIPInferer(Inferer):
             with torch.inference_mode(), torch.autocast(slices.device.type, enabled=False):
                 return work(slices[filled], generator)[: len(batch)]
 
-        def results(each: Iterator[tuple[int, torch.Tensor]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        def results(each: Iterator[tuple[int, Work]]) -> Iterator[tuple[list[int], Work]]:
             done = len(slices) - len(chosen)
             for number, result in each:
                 yield batches[number], result
@@ -433,6 +494,56 @@ class KLIPInferer(Inferer):
             Density, float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``, nats per pixel, mean over samples; and the
             posterior samples (B, S, H, W).
         """
+        lowpass = [self.lowpass_px, *[0.0] * self.sharp]
+        accumulators = [self._accumulator(width) for width in lowpass]
+        taps: list[Callback] = [*accumulators] if tap is None else [*accumulators, tap]
+        x0 = self._run(measurement, network, generator=generator, taps=taps, boxes=boxes)
+        density = torch.cat([accumulator.density(draws=self._draws) for accumulator in accumulators], dim=1)
+        return density.unflatten(0, (-1, self.samples)).mean(dim=1).clamp_min(0), x0
+
+    def moves(self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator) -> SliceMoves:
+        """What :meth:`map` is made from, before anything is squared; arguments as there."""
+        own, x0 = self._moves(images, network, generator=generator)
+        twins = self._make_twins(x0, network, generator) if self.twins else ()
+        return own.beside([self._moves(twin, network, generator=generator)[0] for twin in twins])
+
+    def _moves(
+        self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator
+    ) -> tuple[SliceMoves, torch.Tensor]:
+        """The moves of one run, and its posterior samples (B, S, H, W)."""
+        recorder = Moves(self.window, lowpass_px=self.lowpass_px, noise_px=self.noise_px)
+        sharp = self._accumulator(0.0) if self.sharp else None
+        x0 = self._run(
+            self.measure(images, generator=generator),
+            network,
+            generator=generator,
+            taps=[recorder] if sharp is None else [recorder, sharp],
+            boxes=boxes_of(images, network, margin_px=self.body_margin_px),
+        )
+        moves = recorder.of_slices(samples=self.samples, draws=self._draws)
+        if sharp is None:
+            return moves, x0
+        density = sharp.density(draws=self._draws).unflatten(0, (-1, self.samples)).mean(dim=1).clamp_min(0)
+        return replace(moves, sharp=density), x0
+
+    def _accumulator(self, lowpass_px: float) -> KLAccumulator:
+        return KLAccumulator(self.window, lowpass_px=lowpass_px, noise_px=self.noise_px)
+
+    @property
+    def _draws(self) -> int:
+        """Passes over the window's levels whose steps are reported."""
+        return self.draws if self.estimator == "renoised" else 1
+
+    def _run(
+        self,
+        measurement: Measurement,
+        network: Denoiser,
+        *,
+        generator: SliceGenerator,
+        taps: Sequence[Callback],
+        boxes: Sequence[Box] | None,
+    ) -> torch.Tensor:
+        """Sample the posterior of B slices and report every step that the estimator uses; the samples (B, S, H, W)."""
         keep_freed_memory()
         y, std = measurement.y.repeat_interleave(self.samples, dim=0), measurement.std
         if isinstance(std, torch.Tensor):
@@ -447,13 +558,9 @@ class KLIPInferer(Inferer):
             data_std=self.data_std,
             iterations=self.cg_iterations,
         )
-        lowpass = [self.lowpass_px, *[0.0] * self.sharp]
-        accumulators = [KLAccumulator(self.window, lowpass_px=width, noise_px=self.noise_px) for width in lowpass]
 
-        def report(step: Any) -> None:
-            for accumulator in accumulators:
-                accumulator(step)
-            if tap is not None:
+        def report(step: Step) -> None:
+            for tap in taps:
                 tap(step)
 
         generator = generator.repeated(self.samples)
@@ -469,10 +576,7 @@ class KLIPInferer(Inferer):
         if renoised:
             for _ in range(self.draws):
                 renoise(posterior, x0, sigmas=self.edges, generator=generator, callback=report, crossed=self.crossed)
-        draws = self.draws if renoised else 1
-        density = torch.cat([accumulator.density(draws=draws) for accumulator in accumulators], dim=1)
-        shape = (len(measurement.y), self.samples)
-        return density.unflatten(0, shape).mean(dim=1).clamp_min(0), x0.unflatten(0, shape)[:, :, 0]
+        return x0.unflatten(0, (len(measurement.y), self.samples))[:, :, 0]
 
 
 def _edges(window: Window, levels: int | Sequence[float]) -> list[float]:
@@ -485,6 +589,19 @@ def _edges(window: Window, levels: int | Sequence[float]) -> list[float]:
             f"window_levels: got {list(levels)}, expected descending levels within {edges[0]} to {edges[-1]}"
         )
     return edges
+
+
+def _apart(stacked: torch.Tensor, slice_mm: float | None) -> list[float | None]:
+    """Distance of the slices of each of (B, 1, H, W, Z): the one that is given, or what a MetaTensor says."""
+    if slice_mm is not None or not isinstance(stacked, MetaTensor):
+        return [slice_mm] * len(stacked)
+    affines = stacked.affine.reshape(-1, 4, 4)
+    return [slice_distance(affine.cpu().numpy()) for affine in affines.expand(len(stacked), 4, 4)]
+
+
+def _shows_body(image: torch.Tensor) -> bool:
+    """Whether a standard slice (1, H, W) shows anything but air."""
+    return bool((image > _AIR).any())
 
 
 def _any_number(network: Denoiser) -> bool:

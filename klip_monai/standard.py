@@ -22,6 +22,7 @@ from klip_monai.errors import InputError
 
 AIR_HU = -1000.0
 _FAT_HU = -100.0
+_ASIDE = 0.02
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,22 @@ class StandardSlices:
     images: torch.Tensor
     body: torch.Tensor
     placement: Placement
+
+
+def slice_distance(affine: NDArray[np.float64]) -> float | None:
+    """Distance of neighbouring slices in mm, if each lies straight above the next.
+
+    Args:
+        affine: (4, 4) of slices stacked along their last axis, to RAS mm.
+
+    Returns:
+        None for slices of a tilted gantry, which lie aside of each other by more than 2 % of their distance; what is in
+        one place of one is elsewhere in the next.
+    """
+    rows, columns, step = affine[:3, :3].T
+    distance = float(np.linalg.norm(step))
+    aside = [abs(float(step @ axis)) / float(np.linalg.norm(axis)) for axis in (rows, columns)]
+    return distance if max(aside) <= _ASIDE * distance else None
 
 
 def _resampling_matrix(n_in: int, n_out: int, *, step: float, start: float) -> torch.Tensor:

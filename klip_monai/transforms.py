@@ -24,7 +24,7 @@ from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import IDReference, threshold_heatmap
-from klip_monai.standard import PriorGrid, beneath_skin, standard_slices, to_source_grid
+from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices, to_source_grid
 
 Data = dict[Hashable, Any]
 
@@ -230,22 +230,23 @@ class KLIPScore(Transform):
             MetaTensor float32 (1, X, Y, Z); meta has ``scan_score``, the maximum before it was brought back.
         """
         slices = standard_slices(volume, self.grid)
-        density = self.on_prior_grid(slices.images, slices.body)
+        density = self.on_prior_grid(slices.images, slices.body, slice_mm=slice_distance(slices.placement.affine))
         heatmap = to_source_grid(density, slices.placement)
         heatmap.meta["scan_score"] = float(density.max())
         return heatmap
 
-    def on_prior_grid(self, images: torch.Tensor, body: torch.Tensor) -> torch.Tensor:
+    def on_prior_grid(self, images: torch.Tensor, body: torch.Tensor, *, slice_mm: float | None = None) -> torch.Tensor:
         """Heat map of standard slices.
 
         Args:
             images: float32 (Z, 1, H, W) in [-1, 1].
             body: bool (Z, 1, H, W).
+            slice_mm: their distance if they are neighbours, mm; None reads each by itself.
 
         Returns:
             Float32 (Z, 1, H, W), zero outside of the body and in the rim that the inferer leaves out.
         """
-        density = self.densities(images)
+        density = self.densities(images, slice_mm=slice_mm)
         heatmap = density[:, :1] if self.reference is None else self.reference.expected.heatmap(density, images.cpu())
         return heatmap * self.counted(body.cpu())
 
@@ -253,9 +254,9 @@ class KLIPScore(Transform):
         """The pixels of a body mask, bool (Z, 1, H, W), that heat maps cover."""
         return beneath_skin(body, skin_px=self.inferer.skin_px)
 
-    def densities(self, images: torch.Tensor) -> torch.Tensor:
+    def densities(self, images: torch.Tensor, *, slice_mm: float | None = None) -> torch.Tensor:
         """Standard slices (Z, 1, H, W) to what the inferer makes of them: float32 (Z, 1 or 2, H, W) on the CPU."""
-        return self.inferer(images.to(self.device), self.network).cpu()
+        return self.inferer(images.to(self.device), self.network, slice_mm=slice_mm).cpu()
 
 
 class KLIPScored(MapTransform):

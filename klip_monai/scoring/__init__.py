@@ -10,6 +10,7 @@ from klip_monai.scoring.expected import (
     local_contrast,
 )
 from klip_monai.scoring.labels import LABEL_NAMES, islands, threshold_heatmap
+from klip_monai.scoring.moves import AlongScan, Moves, SliceMoves
 from klip_monai.scoring.reference import IDReference, settings_key
 from klip_monai.scoring.spectrum import DensitySpectrum
 from klip_monai.scoring.twins import over_twins, twin_p_values
@@ -17,11 +18,14 @@ from klip_monai.scoring.twins import over_twins, twin_p_values
 __all__ = [
     "CONTRAST_MM",
     "LABEL_NAMES",
+    "AlongScan",
     "ContrastSums",
     "DensitySpectrum",
     "ExpectedDensity",
     "IDReference",
     "KLAccumulator",
+    "Moves",
+    "SliceMoves",
     "Window",
     "block_scores",
     "contrast_px",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from monai.networks.layers import gaussian_1d
@@ -37,7 +37,7 @@ class Window:
 
 
 class KLAccumulator:
-    """Sums the KL density of the steps it is called with; memory does not grow with steps.
+    """Sums the KL density of the steps it is called with, slice by slice; memory does not grow with steps.
 
     KL(p(x|y) || p(x)) = 1/2 sum_k (1/sigma_{k+1}^2 - 1/sigma_k^2) E ||D_y - D||^2 over pixels (path-space divergence of
     the posterior and prior reverse processes; Kheirandish et al., KLIP, CVPR 2026), restricted to a window and kept per
@@ -46,7 +46,8 @@ class KLAccumulator:
     With ``lowpass_px`` it takes ||G (D_y - D)||^2 for a Gaussian G: by Parseval the sum over pixels is then that of
     |G(f)|^2 |FT(D_y - D)(f)|^2 over spatial frequencies f, the part of the divergence that structures wider than G
     carry. Noise grain, which the measurement reveals in healthy tissue too, changes sign from pixel to pixel and drops
-    out; a lesion does not. (Samples are never averaged before squaring.)
+    out; a lesion does not. (Samples are never averaged before squaring.) The third direction is that of
+    :class:`klip_monai.scoring.Moves`.
 
     Steps that bring the posterior sample x0 along count with (x0 - D) (D_y - D) instead of the square. In expectation
     it is the same, for D_y is the mean of x0 given x and y. But the posterior denoiser D_y is an approximation that,
@@ -78,7 +79,7 @@ class KLAccumulator:
         weight = self.window.weight(step.sigma, step.sigma_next)
         if weight > 0:
             self._shape = step.denoised_prior.shape
-            moved = _coarse_squared_move(step, self.lowpass_px, self.noise_px) * weight
+            moved = move_of(step, self.lowpass_px, noise=self.noise_px > 0).squared(self.noise_px) * weight
             self._sum = moved if self._sum is None else self._sum.add_(moved)
 
     def density(self, *, draws: int = 1) -> torch.Tensor:
@@ -95,7 +96,7 @@ class KLAccumulator:
         """
         if self._sum is None:
             raise ValueError(f"window: no step had a noise level within {self.window.low:g} to {self.window.high:g}")
-        return _to_pixels(self._sum / draws, self._shape)
+        return to_pixels(self._sum / draws, self._shape)
 
 
 def squared_move(step: Step, *, lowpass_px: float, noise_px: float = 0.0) -> torch.Tensor:
@@ -103,20 +104,43 @@ def squared_move(step: Step, *, lowpass_px: float, noise_px: float = 0.0) -> tor
 
     If the step has a sample x0, G (x0 - D) times G (D_y - D), which may be negative.
     """
-    return _to_pixels(_coarse_squared_move(step, lowpass_px, noise_px), step.denoised_prior.shape)
+    move = move_of(step, lowpass_px, noise=noise_px > 0)
+    return to_pixels(move.squared(noise_px), step.denoised_prior.shape)
 
 
-def _coarse_squared_move(step: Step, lowpass_px: float, noise_px: float) -> torch.Tensor:
-    """The same on the grid of :func:`_lowpassed`."""
+class Move(NamedTuple):
+    """What is kept of a step, low-passed, each float32 (B, 1, h, w) on the grid of :func:`_lowpassed`.
+
+    Attributes:
+        move: G (D_y - D).
+        other: what it is multiplied with: G (x0 - D), or itself.
+        noise: G n, of the noise that was drawn for the step; None where it is not known or not asked for.
+        coarser: pixels of the slice in one of this grid.
+    """
+
+    move: torch.Tensor
+    other: torch.Tensor
+    noise: torch.Tensor | None
+    coarser: int
+
+    def squared(self, noise_px: float) -> torch.Tensor:
+        """The product of move and other, with what the noise explains of it spread over ``noise_px``, (B, 1, h, w)."""
+        move, other, noise, coarser = self
+        if noise_px == 0 or noise is None:
+            return move * other
+        within_px = noise_px / coarser
+        by_noise = explained_by(noise, move, within_px=within_px)
+        other_by_noise = by_noise if other is move else explained_by(noise, other, within_px=within_px)
+        spread = _around(by_noise * other_by_noise, within_px=within_px)
+        return (move - by_noise) * (other - other_by_noise) + spread
+
+
+def move_of(step: Step, lowpass_px: float, *, noise: bool) -> Move:
+    """The move of a step, low-passed in the plane; ``noise``: with the noise that was drawn, where it is known."""
     move = _lowpassed(step.denoised_posterior - step.denoised_prior, lowpass_px)
     other = move if step.sample is None else _lowpassed(step.sample - step.denoised_prior, lowpass_px)
-    if noise_px == 0 or step.noise is None:
-        return move * other
-    noise, within_px = _lowpassed(step.noise, lowpass_px), noise_px * move.shape[-1] / step.noise.shape[-1]
-    by_noise = explained_by(noise, move, within_px=within_px)
-    other_by_noise = by_noise if other is move else explained_by(noise, other, within_px=within_px)
-    spread = _around(by_noise * other_by_noise, within_px=within_px)
-    return (move - by_noise) * (other - other_by_noise) + spread
+    drawn = None if step.noise is None or not noise else _lowpassed(step.noise, lowpass_px)
+    return Move(move, other, drawn, step.denoised_prior.shape[-1] // move.shape[-1])
 
 
 def _lowpassed(values: torch.Tensor, sigma_px: float) -> torch.Tensor:
@@ -133,7 +157,7 @@ def _lowpassed(values: torch.Tensor, sigma_px: float) -> torch.Tensor:
     return smooth(avg_pool2d(values, side), sigma_px=variance**0.5)
 
 
-def _to_pixels(values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+def to_pixels(values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     """A density on the coarse grid, nats per pixel, brought back to the pixels (B, 1, H, W)."""
     if values.shape[-2:] == shape[-2:]:
         return values

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Compose
 from monai.utils import convert_to_dst_type
 
@@ -26,7 +27,7 @@ from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
 from klip_monai.screening.reasons import group_of, without_names
-from klip_monai.screening.shared_batches import SharedBatches
+from klip_monai.standard import slice_distance
 from klip_monai.transforms import SaveOverlayd
 
 DEFAULT_OUTPUTS = ("seg-nrrd",)
@@ -198,8 +199,7 @@ class _Scorer:
         self._grid, self._inferer, self._network, self._device = (
             parts[name] for name in ("grid", "inferer", "network", "device")
         )
-        together = torch.device(self._device).type == "cuda"
-        self._batches = SharedBatches(self._inferer, self._network, device=self._device, together=together)
+        self._turn = threading.Lock()
         info, self.reference = bundle_info(model.root), parts["reference"]
         self.precision = precision_of(self._network, self._device)
         self.settings = {
@@ -259,15 +259,22 @@ class _Scorer:
             job.after(folder, entry)
         return Outcome(entry, summary["provenance"])
 
-    def _score(self, image: torch.Tensor, model: Model, stop: threading.Event | None) -> tuple[torch.Tensor, float]:
+    def _score(self, image: MetaTensor, model: Model, stop: threading.Event | None) -> tuple[torch.Tensor, float]:
         """Density of standard slices (1, H, W, Z), with what is needed to bring it back, and the seconds it took."""
 
-        def check() -> None:
+        def check(*_: int) -> None:
             if stop is not None and stop.is_set():
                 raise Stopped
 
+        size = model.batch_size or self._inferer.batch_size
+        inferer = self._inferer.changed(progress=check, batch_size=size * self._inferer.samples)
         slices = image.as_subclass(torch.Tensor).permute(3, 0, 1, 2).float()
-        maps, seconds = self._batches(slices, size=model.batch_size or self._inferer.batch_size, check=check)
+        apart = slice_distance(image.affine.numpy())
+        with self._turn:  # a scan has the device for itself; meanwhile others are read and written
+            check()
+            start = time.perf_counter()
+            maps = inferer(slices.to(self._device), self._network, slice_mm=apart).cpu()
+            seconds = time.perf_counter() - start
         return convert_to_dst_type(maps.permute(1, 2, 3, 0).contiguous(), image, dtype=maps.dtype)[0], seconds
 
 

@@ -52,6 +52,7 @@ def write_preview(
     scale: tuple[float, float],
     thresholds: tuple[float, float],
     lines: Sequence[str] = (),
+    places: Sequence[Sequence[float]] = (),
     unit: str = "nats per pixel",
 ) -> Path:
     """Draw the three worst axial slices and the coronal and sagittal reformats through the worst voxel.
@@ -66,6 +67,7 @@ def write_preview(
         scale: heat map values shown as transparent and as the last colour; the same for every scan of a bundle.
         thresholds: heat map values from which a voxel is suspicious and strongly suspicious; marked on the colour bar.
         lines: short statements for the summary beside the reformats.
+        places: RAS mm of labelled places to number from 1 where they are seen.
         unit: of the heat map, `scale` and `thresholds`.
 
     Returns:
@@ -81,7 +83,7 @@ def write_preview(
         raise InputError(f"volume_hu, heatmap, labels: got shapes {shapes}, expected one (X, Y, Z) for all three")
     if not np.isfinite(scale).all() or scale[0] >= scale[1]:
         raise InputError(f"scale: got {scale}, expected (low, high) in {unit} with low below high")
-    scan = PreviewScan(*arrays, as_affine(affine))
+    scan = PreviewScan(*arrays, as_affine(affine), places=places)
     colours = Normalize(*scale, clip=True)
 
     figure = Figure(figsize=_FIGURE_INCHES, dpi=_DPI, facecolor=_BACKGROUND)
@@ -204,9 +206,8 @@ def _summary(
     """Text of the side panel: (colour, line)."""
     voxel_ml = float(np.prod(scan.spacing)) / 1000.0
     text = [(TEXT, line) for line in lines]
-    text.append((MUTED, f"Worst voxel at {scan.ras(scan.worst_voxel)}"))
     if not labels.any():
-        text.append((TEXT, "No suspicious voxel."))
+        text.append((TEXT, f"No suspicious voxel. The highest is at {scan.ras(scan.worst_voxel)}."))
     for segment, threshold in zip(SEGMENTS, thresholds, strict=True):
         volume_ml = float(np.count_nonzero(labels >= segment.value)) * voxel_ml
         text.append(

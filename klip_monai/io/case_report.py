@@ -168,8 +168,10 @@ class CaseReport:
             "Measurement": _measurement(settings.get("operator", {})),
             "Estimator": _estimator(settings),
             "Preset": origin.get("preset") or "",
-            "Seed, device, precision": ", ".join(
-                str(origin[name]) for name in ("seed", "device", "precision") if name in origin
+            "Computed": ", ".join(
+                f"seed {origin[name]}" if name == "seed" else str(origin[name])
+                for name in ("device", "precision", "seed")
+                if name in origin
             ),
             "ID reference": f"{reference['healthy_scans']} scans of {reference['healthy_people']} people, "
             f"{reference['slices_per_healthy_scan']} slices each, "

@@ -45,6 +45,7 @@ h2 { font-size: 13px; margin: 0 0 4px; color: var(--muted); font-weight: 600; }
 .next { grid-template-columns: repeat(5, minmax(0, 1fr)); }
 .halves { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 20px; }
 .tables { grid-template-columns: minmax(0, 11fr) minmax(0, 9fr); gap: 20px; }
+.tables section { min-width: 0; }
 .card { background: var(--card); border-radius: 6px; padding: 8px 12px; min-width: 0; }
 .card strong { display: block; font-size: 22px; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .card span { display: block; font-size: 12px; color: var(--muted); }
@@ -56,7 +57,7 @@ table { border-collapse: collapse; width: 100%; font-size: 12px; font-variant-nu
 th, td { text-align: left; padding: 2px 8px 2px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
 thead th { color: var(--muted); font-weight: 600; overflow-wrap: normal; }
-tbody th { font-weight: 600; white-space: nowrap; }
+tbody th { font-weight: 600; width: 23%; overflow-wrap: normal; }
 .number { text-align: right; white-space: nowrap; }
 .place { white-space: nowrap; }
 .note { color: var(--muted); font-size: 12px; margin: 5px 0 0; }
@@ -67,7 +68,8 @@ tbody th { font-weight: 600; white-space: nowrap; }
 @media print { * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 10px; line-height: 1.3; } main { max-width: none; padding: 0; }
   h1 { font-size: 17px; } h2 { font-size: 10px; } .row { gap: 6px; margin-bottom: 7px; } .halves, .tables { gap: 14px; }
-  .card strong { font-size: 15px; } .card { padding: 4px 8px; } .card span, figcaption, table, .note { font-size: 8.5px; }
+  .card strong { font-size: 15px; } .card { padding: 4px 8px; }
+  .card span, figcaption, table, .note { font-size: 8.5px; }
   .notice { padding: 3px 8px; margin: 4px 0 6px; } th, td { padding: 1px 6px 1px 0; }
   .row { break-inside: avoid; } }
 """
@@ -205,7 +207,7 @@ def _candidates(report: CaseReport) -> str:
     kinds = ["place" if "mm" in name else "number" for name in report.candidate_columns]
     head = _cells("th", report.candidate_columns, kinds)
     rows = "".join(
-        f'<tr><td class="number"><i style="background:{colour}"></i>{texts[0]}</td>'
+        f'<tr><td class="place"><i style="background:{colour}"></i>{texts[0]}</td>'
         f"{_cells('td', texts[1:], kinds[1:])}</tr>"
         for colour, texts in report.candidates
     )

@@ -29,7 +29,7 @@ _SPLIT = 116.0  # mm, between candidates and provenance
 # Of candidates: rank, slice, place, ml, box, peak, mean, p, q; mm from the left, and what stands there.
 _COLUMNS = tuple(
     zip(
-        (6.0, 13.0, 15.0, 48.0, 51.0, 76.5, 85.0, 93.0, 101.5),
+        (6.0, 13.0, 15.0, 45.5, 48.0, 73.5, 82.0, 91.5, 101.5),
         ("right", "right", "left", "right", "left", "right", "right", "right", "right"),
         strict=True,
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from klip_monai.io.dicom_overlay import Algorithm
 
 
-_NUMBERED = 3  # candidates in pictures and their legends
+_NUMBERED, _MARKED = 3, 10  # candidates in pictures with their legends, and in scenes
 
 
 class Grid(NamedTuple):
@@ -156,6 +156,7 @@ def _scene(writing: Writing) -> None:
         title=writing.summary["name"],
         scale=writing.scale,
         lines=[*_headlines(writing), writing.summary["notice"]],
+        places=[candidate.peak_ras_mm for candidate in writing.case.candidates[:_MARKED]],
         unit=writing.case.unit,
     )
 

@@ -320,7 +320,7 @@ def _add_candidates(rows: Table, summary: Mapping[str, Any]) -> None:
         highest = f"slice {worst['voxel'][2]}, {short_ras_text(worst['ras_mm'])} mm"
         rows.add_row("candidates", f"none; the highest voxel is in {highest}")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="dim")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
     has_q = listed[0]["q"] is not None
     for head in ("", "slice", "place, mm", "ml", "peak", "p", *(["q"] if has_q else [])):
         table.add_column(head, justify="left" if head == "place, mm" else "right", no_wrap=True)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -156,6 +157,16 @@ def test_report_as_pdf_is_one_a4_page(case: Case, page: Path) -> None:
     assert pages(pdf) == 1
     (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+) ?\]", pdf)
     np.testing.assert_allclose([float(side) for side in box], [595.28, 841.89], atol=0.1)
+
+
+def test_scene_marks_the_first_ten_candidates_at_their_peaks(case: Case, tmp_path: Path) -> None:
+    summary = save_case(case, tmp_path, outputs=("scene",))
+    with ZipFile(summary["files"]["scene"]) as archive:
+        (markup,) = json.loads(archive.read("scene/Data/candidates.mrk.json"))["markups"]
+    marked = [(point["label"], np.array([-1, -1, 1]) * point["position"]) for point in markup["controlPoints"]]
+    assert [label for label, _ in marked] == [str(n) for n in range(1, 11)]
+    for (_, ras), candidate in zip(marked, summary["candidates"], strict=False):
+        np.testing.assert_allclose(ras, candidate["peak_ras_mm"])
 
 
 def test_nothing_tells_whose_scan_it_is_unless_asked(case: Case, tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from klip_monai.io.source_grid import as_affine, as_finite_volume, as_labels
 
 _SEPARATION_MM = 15.0
 _FIGURE_INCHES, _DPI = (16.0, 10.6), 120
+_SIDE_FONTS = (11.5, 10.5, 9.5, 8.5)  # points; the largest that leaves the lines of the side panel apart is taken
 _BACKGROUND, _CARD = "#0d1014", "#141920"
 WORST_SLICE = (0.02, 0.487, 0.3133, 0.437)
 """Where a preview shows the worst axial slice: left, bottom, width and height as shares of the picture."""
@@ -224,7 +225,13 @@ def _draw_side(
     bar = figure.add_axes((0.69, 0.385, 0.266, 0.022))
     draw_scale(bar, colours, thresholds=thresholds)
     figure.text(0.69, 0.445, f"Calibrated KL density, {unit}", color=TEXT, fontsize=12.5, weight="bold", va="center")
-    wrapped = [(colour, part) for colour, line in text for part in textwrap.wrap(line, 54, subsequent_indent="   ")]
-    pitch = min(0.0275, 0.27 / max(len(wrapped), 1))
+    for size in _SIDE_FONTS:
+        letters = round(54 * _SIDE_FONTS[0] / size)
+        wrapped = [
+            (colour, part) for colour, line in text for part in textwrap.wrap(line, letters, subsequent_indent="   ")
+        ]
+        pitch = min(0.0275, 0.28 / max(len(wrapped), 1))
+        if pitch * 72 * _FIGURE_INCHES[1] >= 1.35 * size:
+            break
     for number, (colour, line) in enumerate(wrapped):
-        figure.text(0.69, 0.325 - number * pitch, line, color=colour, fontsize=11.5, va="center")
+        figure.text(0.69, 0.325 - number * pitch, line, color=colour, fontsize=size, va="center")

@@ -1,4 +1,4 @@
-"""From steps of a sampler to a KL density, a heat map, labels, candidates and p-values. Scoring never knows which sampler ran."""
+"""From steps of a sampler to a KL density, a heat map, labels, candidates and p-values, whichever sampler ran."""
 
 from klip_monai.scoring.candidates import Candidate, find_candidates, what_p_and_q_mean
 from klip_monai.scoring.density import KLAccumulator, Window, block_scores, smooth

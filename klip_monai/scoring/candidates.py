@@ -93,7 +93,7 @@ def find_candidates(
     if not parts:
         return ()
     parts.sort(key=lambda part: -part[0])
-    highest = float(heatmap.max())
+    highest = float(heatmap.max()) or 1.0
     peaks = [peak / highest * (highest if scan_score is None else scan_score) for peak, *_ in parts]
     q_values: Sequence[float | None] = reference.q_values(peaks) or [None] * len(parts)
     return tuple(

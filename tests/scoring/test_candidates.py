@@ -68,12 +68,12 @@ def test_extents_are_named_by_patient_axes_on_a_sagittal_grid():
     assert first.slice == 6
 
 
-@given(angles=st.tuples(*[st.floats(-35, 35)] * 3), flips=st.tuples(*[st.booleans()] * 3))
+@given(angles=st.tuples(*[st.floats(-12, 12)] * 3), flips=st.tuples(*[st.booleans()] * 3))
 @settings(max_examples=30, deadline=None)
 def test_oblique_and_mirrored_grids_move_places_and_keep_volume_and_extent(angles, flips):
     spacing = np.array([0.8, 0.5, 5.0])
     affine = np.eye(4)
-    turned = Rotation.from_euler("xyz", np.array(angles) / 3, degrees=True).as_matrix()
+    turned = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
     affine[:3, :3] = turned * spacing * np.where(flips, -1, 1)
     affine[:3, 3] = 11.0, -22.0, 33.0
     for moved, straight in zip(

@@ -6,12 +6,12 @@ import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from monai.data import MetaTensor
-from numpy.typing import NDArray
 
 from klip_monai import __version__
 from klip_monai.io.atomic import check_free, publish
@@ -20,10 +20,11 @@ from klip_monai.io.straighten import leans
 from klip_monai.io.summary import write_summary
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.outputs import WRITERS, Writing, write_picture
-from klip_monai.scoring import LABEL_NAMES, IDReference, islands
+from klip_monai.scoring import LABEL_NAMES, Candidate, IDReference, find_candidates, what_p_and_q_mean
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
+_LISTED = 50  # candidates in a summary; all are counted
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ class Case:
     provenance: Mapping[str, Any]
     keep_names: bool = False
 
+    @cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The suspicious places, connected and ranked."""
+        return find_candidates(
+            self.heatmap[0].cpu().numpy(),
+            self.labels[0].cpu().numpy(),
+            np.asarray(self.volume.affine, dtype=np.float64),
+            self.reference,
+            scan_score=self.scan_score,
+        )
+
     @property
     def uses_twins(self) -> bool:
         """Whether the heat map was measured against twins."""
@@ -73,21 +85,9 @@ def summarize(case: Case) -> dict[str, Any]:
     volume, reference = case.volume, case.reference
     affine = np.asarray(volume.affine, dtype=np.float64)
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
-    values: NDArray[np.float32] = case.heatmap[0].cpu().numpy()
-    label_values: NDArray[np.uint8] = case.labels[0].cpu().numpy()
+    values, labels = case.heatmap[0].cpu().numpy(), case.labels[0].cpu().numpy()
     worst = first_maximum(values)
     per_slice = values.max(axis=(0, 1))
-    found = []
-    for _, box, ml, inside in islands(label_values, voxel_ml=voxel_ml)[:10]:
-        centre = [float(np.mean(index)) + part.start for index, part in zip(np.nonzero(inside), box, strict=True)]
-        found.append(
-            {
-                "volume_ml": ml,
-                "label": int(label_values[box][inside].max()),
-                "peak": float(values[box][inside].max()),
-                "centre_ras_mm": (affine @ [*centre, 1.0])[:3].tolist(),
-            }
-        )
     return {
         "notice": NOTICE,
         "name": volume.meta["name"],
@@ -107,8 +107,10 @@ def summarize(case: Case) -> dict[str, Any]:
             "slices": [int(z) for z in np.argsort(per_slice)[::-1][:5]],
         },
         "slice_scores": per_slice.tolist(),
-        "volume_ml": {name: float((label_values >= n).sum() * voxel_ml) for n, name in LABEL_NAMES.items() if n},
-        "islands": found,
+        "volume_ml": {name: float((labels >= n).sum() * voxel_ml) for n, name in LABEL_NAMES.items() if n},
+        "candidate_count": len(case.candidates),
+        "candidates": [candidate.to_json() for candidate in case.candidates[:_LISTED]],
+        "p_and_q": what_p_and_q_mean(reference),
         "thresholds": {
             "suspicious": reference.suspicious,
             "strong": reference.strong,

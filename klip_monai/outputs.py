@@ -20,6 +20,7 @@ from klip_monai.io.preview import write_preview
 from klip_monai.io.preview_geometry import PreviewScan
 from klip_monai.io.scene import write_scene
 from klip_monai.io.straighten import straighten
+from klip_monai.io.summary import candidate_in_words
 from klip_monai.output_files import OUTPUTS
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from klip_monai.case import Case
     from klip_monai.io.dicom_overlay import Algorithm
+
+
+_NUMBERED, _MARKED = 3, 10  # candidates in pictures with their legends, and in scenes
 
 
 class Grid(NamedTuple):
@@ -80,11 +84,16 @@ class Writing:
         suspicious, strong = self.thresholds
         return 0.5 * suspicious, 1.25 * strong
 
+    @property
+    def places(self) -> list[tuple[float, float, float]]:
+        """Peaks of the first candidates, RAS mm; pictures and lists number them alike."""
+        return [candidate.peak_ras_mm for candidate in self.case.candidates[:_NUMBERED]]
+
     @cached_property
     def report(self) -> CaseReport:
         """Content of the report, for HTML and PDF."""
         return CaseReport(
-            PreviewScan(*self.grid),
+            PreviewScan(*self.grid, places=self.places),
             summary=self.summary,
             healthy_scores=self.case.reference.scan_scores,
             scale=self.scale,
@@ -126,6 +135,7 @@ def write_picture(writing: Writing) -> None:
         scale=writing.scale,
         thresholds=writing.thresholds,
         lines=_headlines(writing),
+        places=writing.places,
         unit=writing.case.unit,
     )
 
@@ -146,6 +156,7 @@ def _scene(writing: Writing) -> None:
         title=writing.summary["name"],
         scale=writing.scale,
         lines=[*_headlines(writing), writing.summary["notice"]],
+        places=[candidate.peak_ras_mm for candidate in writing.case.candidates[:_MARKED]],
         unit=writing.case.unit,
     )
 
@@ -218,5 +229,16 @@ def _headlines(writing: Writing) -> list[str]:
         f"against {thresholds['healthy']} "
         f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
         f"Prior {provenance['bundle']} {provenance['bundle_version']}",
+        *_first_candidates(summary),
         *summary["remarks"],
     ]
+
+
+def _first_candidates(summary: Mapping[str, Any]) -> list[str]:
+    """The first candidates, a line each, and what the numbers in them mean."""
+    listed, count = summary["candidates"][:_NUMBERED], summary["candidate_count"]
+    if not listed:
+        return []
+    lines = [f"{candidate['rank']}: {candidate_in_words(candidate)}" for candidate in listed]
+    heading = f"{count} candidate{'s' if count > 1 else ''}, the highest first"
+    return [f"{heading}:", *lines, summary["p_and_q"]]

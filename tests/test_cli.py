@@ -16,6 +16,8 @@ import pytest
 from command_line import klip_monai
 
 from klip_monai.bundle import DEFAULT_BUNDLE
+from klip_monai.cli.options import out
+from klip_monai.cli.score import _print_result
 from klip_monai.io import read_volume
 from klip_monai.io.names import case_name
 from klip_monai.output_files import DEFAULT_OUTPUTS, OUTPUTS, file_names
@@ -60,9 +62,63 @@ def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
     assert 0 < summary["p_value"] <= 1
     assert len(summary["slice_scores"]) == source.shape[2]
     assert "p-value" in result.stdout
+    assert "candidates" in result.stdout
     assert "Slicer" in result.stdout
     assert name in result.stdout
     assert_refused(klip_monai(*command, cwd=tmp_path), f"out/{names['heatmap']}", "--overwrite", "another folder")
+
+
+def found(rank: int, **changes: object) -> dict[str, object]:
+    """A candidate of a summary with the longest numbers there are."""
+    place = {"slice": 1234, "peak_ras_mm": (-123.4, 132.1, -1432.0), "volume_ml": 1234.56}
+    return {"rank": rank, **place, "peak": 0.01234, "p": 0.0333, "q": 0.0123, **changes}
+
+
+def closing_panel(candidates: list[dict[str, object]]) -> str:
+    """What `score` says in the end, at 80 columns, without the frame."""
+    provenance = {"bundle": "b", "bundle_version": "1", "intended_use": "x", "precision": "float32", "device": "cpu"}
+    summary = {
+        "name": "ct-0",
+        "notice": "Research use only.",
+        "provenance": provenance,
+        "unit": "nats per pixel",
+        "scan_score": 0.0123,
+        "p_value": 0.0333,
+        "thresholds": {"least_p": 0.0333, "healthy": "29 healthy scans"},
+        "remarks": [],
+        "volume_ml": {"Suspicious": 1.0, "Strongly suspicious": 0.0},
+        "worst": {"voxel": [3, 4, 5], "ras_mm": [-1.0, 2.0, 3.0]},
+        "candidates": candidates,
+        "candidate_count": len(candidates),
+        "p_and_q": "p: how likely. q: how false.",
+        "files": {},
+    }
+    out.width = 80
+    with out.capture() as captured:
+        _print_result(summary, "scan")
+    lines = captured.get().splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    return "\n".join(line.strip("│ ") for line in lines)
+
+
+def test_closing_panel_names_the_first_three_candidates_in_a_line_each():
+    panel = closing_panel([found(n, slice=n + 20) for n in range(1, 6)])
+    for n in (1, 2, 3):
+        assert f"\n{n}    {n + 20} L 123 A 132 I 1432 1234.6 0.0123 0.033 0.012\n" in panel
+    assert "I 1432" not in panel.split("\n3    23")[1].split("\n", 1)[1], "no fourth"
+    assert "The first 3 of 5. p: how likely. q: how false." in " ".join(panel.split())
+    assert "worst" not in panel
+
+
+def test_closing_panel_has_no_column_of_q_where_it_is_not_known():
+    assert "p     q" in closing_panel([found(1)])
+    panel = closing_panel([found(1, q=None)])
+    assert "peak     p\n" in panel
+    assert "The first" not in panel
+
+
+def test_closing_panel_of_a_scan_without_candidates_tells_the_highest_voxel():
+    assert "none; the highest voxel is in slice 5, L 1 A 2 S 3 mm" in " ".join(closing_panel([]).split())
 
 
 def test_chosen_outputs_of_a_dicom_series_are_written_and_no_others(series, tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ EVIL = "<script>alert('$x_1$')</script>&\"" + "long" * 30
 
 @pytest.fixture(scope="module")
 def case() -> Case:
-    """A made-up scan with more islands than fit into a table, a remark, and markup in its texts."""
+    """A made-up scan with more candidates than fit into a table, a remark, and markup in its texts."""
     grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
     ct = np.where((((grid[..., :2] - [30, 25]) / [25, 19]) ** 2).sum(-1) < 1, 40.0, -1000.0)
     heatmap = np.full(SHAPE, 0.05)
@@ -39,7 +40,9 @@ def case() -> Case:
         centre = [14 + 10 * (n % 4), 14 + 7 * (n // 4), 5 + 2 * n]
         heatmap += (0.25 + 0.1 * n) * np.exp(-((grid - centre) ** 2).sum(-1) / 3.0)
     expected = ExpectedDensity(1.5, (0.02, 0.5), (0.1, 0.4), 0.2)
-    reference = IDReference("key", expected, tuple(np.geomspace(0.08, 0.7, 29)), 0.2, 0.65, 24, EVIL)
+    scores = tuple(np.geomspace(0.08, 0.7, 29))
+    peaks = tuple((score,) if score > 0.2 else () for score in scores)
+    reference = IDReference("key", expected, scores, 0.2, 0.65, 24, EVIL, peaks=peaks)
     labels = threshold_heatmap(heatmap, suspicious=0.2, strong=0.65, voxel_ml=0.216)
     meta = {"name": "ct-0a1b2c3d", "format": "nifti", "series_uid": "1.2.3", "read_seconds": 1.0, "read_at": 0.0}
     meta["filename_or_obj"] = "/data/Doe^Jane.nii.gz"
@@ -81,7 +84,9 @@ def test_report_says_what_was_found_and_how(case: Case, page: Path) -> None:
     summary = json.loads(page.with_name(file_names("ct-0a1b2c3d")["summary"]).read_text())
     expected = [NOTICE, "above all of 29 healthy scans", f"{summary['p_value']:.3f}", f"{summary['scan_score']:.3g}"]
     expected += [f"{summary['volume_ml'][name]:.1f} ml" for name in ("Suspicious", "Strongly suspicious")]
-    expected += [f"{island['volume_ml']:.1f}" for island in summary["islands"]]
+    for row in summary["candidates"][:10]:
+        expected += [f"{row['volume_ml']:.1f}", f"{row['peak']:#.3g}", f"{row['p']:.3f}", f"{row['q']:.2g}"]
+    expected += ["Candidates, the highest 10 of 14", "q: the share of false findings"]
     expected += [
         *summary["remarks"],
         "SHA-256 abababababababab",
@@ -90,7 +95,7 @@ def test_report_says_what_was_found_and_how(case: Case, page: Path) -> None:
         "UTC",
     ]
     expected += [f"{name} {version}" for name, version in summary["versions"].items()]
-    assert len(summary["islands"]) == 10
+    assert len(summary["candidates"]) == summary["candidate_count"] == 14
     assert len(summary["remarks"]) == 1
     for words in expected:
         assert words in text, words
@@ -152,6 +157,16 @@ def test_report_as_pdf_is_one_a4_page(case: Case, page: Path) -> None:
     assert pages(pdf) == 1
     (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+) ?\]", pdf)
     np.testing.assert_allclose([float(side) for side in box], [595.28, 841.89], atol=0.1)
+
+
+def test_scene_marks_the_first_ten_candidates_at_their_peaks(case: Case, tmp_path: Path) -> None:
+    summary = save_case(case, tmp_path, outputs=("scene",))
+    with ZipFile(summary["files"]["scene"]) as archive:
+        (markup,) = json.loads(archive.read("scene/Data/candidates.mrk.json"))["markups"]
+    marked = [(point["label"], np.array([-1, -1, 1]) * point["position"]) for point in markup["controlPoints"]]
+    assert [label for label, _ in marked] == [str(n) for n in range(1, 11)]
+    for (_, ras), candidate in zip(marked, summary["candidates"], strict=False):
+        np.testing.assert_allclose(ras, candidate["peak_ras_mm"])
 
 
 def test_nothing_tells_whose_scan_it_is_unless_asked(case: Case, tmp_path: Path) -> None:

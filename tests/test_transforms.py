@@ -171,6 +171,9 @@ def test_a_case_is_written_whole(small_ct, inferer, reference, tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(file_names(name).values())
     summary = result["summary"]
     assert summary["p_value"] == reference.p_value(summary["scan_score"])
+    assert summary["candidate_count"] == len(summary["candidates"]) > 0
+    assert summary["candidates"][0]["p"] == summary["p_value"]
+    assert summary["candidates"][0]["voxel"] == tuple(summary["worst"]["voxel"])
     assert "series_uid" not in summary["source"]
     assert summary["timings_s"]["score"] > 0
     assert summary["remarks"] == []
@@ -258,6 +261,10 @@ def test_case_of_a_tilted_scan_is_shown_straight_and_says_so(reference, tmp_path
     volume, heat, marked = (MetaTensor(part, affine=affine, meta=meta) for part in (values, labels * 0.1, labels))
     summary = save_case(Case(volume, heat, marked, 0.2, reference, PROVENANCE), tmp_path)
     assert "gantry tilt" in summary["remarks"][0]
+    (candidate,) = summary["candidates"]
+    assert candidate["voxel"] == (10, 12, 1)
+    assert candidate["peak_ras_mm"] == pytest.approx((-20.0, -24.0 - 1.3, 5.0))
+    assert candidate["extent_mm"] == pytest.approx((8.0, 6.0, 3 * (25 + 1.3**2) ** 0.5))
     image = sitk.ReadImage(str(tmp_path / "t_labels.nii.gz"))
     assert image.GetSize() == (32, 36, 6)
     assert int((sitk.GetArrayFromImage(image) == 2).sum()) == int((labels == 2).sum())

@@ -59,6 +59,8 @@ dicom-seg   labels *
 dicom-pm    heat map *
 dicom-pdf   report *"""
 
+_SHOWN = 3  # candidates in the closing panel
+
 
 @app.command()
 def score(
@@ -282,7 +284,6 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
 
     thresholds, files, volumes = summary["thresholds"], summary["files"], summary["volume_ml"]
     provenance = summary["provenance"]
-    position = ", ".join(f"{v:.0f}" for v in summary["worst"]["ras_mm"])
     rows = Table.grid(padding=(0, 2))
     rows.add_row("input", escape(str(source)))
     rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
@@ -294,7 +295,7 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
         rows.add_row("", f"[yellow]{remark}[/yellow]")
     for name, volume in volumes.items():
         rows.add_row(name.lower(), f"{volume:.1f} ml")
-    rows.add_row("worst voxel", f"slice {summary['worst']['voxel'][2]}, RAS {position} mm")
+    _add_candidates(rows, summary)
     for kind, file in files.items():
         rows.add_row(kind, escape(str(file)))
     if "scene" in files:
@@ -307,3 +308,34 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
         rows.add_row("in 3D Slicer", escape(f"File > Add Data: {scan}, then {Path(files['segmentation']).name}"))
         rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))
     out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
+
+
+def _add_candidates(rows: Table, summary: Mapping[str, Any]) -> None:
+    """The first candidates, a line each, and what their p and q mean; the highest voxel where there is none."""
+    from klip_monai.io.preview_geometry import short_ras_text
+
+    listed, count = summary["candidates"][:_SHOWN], summary["candidate_count"]
+    if not listed:
+        worst = summary["worst"]
+        highest = f"slice {worst['voxel'][2]}, {short_ras_text(worst['ras_mm'])} mm"
+        rows.add_row("candidates", f"none; the highest voxel is in {highest}")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    has_q = listed[0]["q"] is not None
+    for head in ("", "slice", "place, mm", "ml", "peak", "p", *(["q"] if has_q else [])):
+        table.add_column(head, justify="left" if head == "place, mm" else "right", no_wrap=True)
+    for candidate in listed:
+        table.add_row(
+            str(candidate["rank"]),
+            str(candidate["slice"]),
+            short_ras_text(candidate["peak_ras_mm"]),
+            f"{candidate['volume_ml']:.1f}",
+            f"{candidate['peak']:#.3g}",
+            f"{candidate['p']:.3f}",
+            *([f"{candidate['q']:.2g}"] if has_q else []),
+        )
+    rows.add_row("", "")
+    rows.add_row("candidates", table)
+    rest = f"The first {len(listed)} of {count}. " if count > len(listed) else ""
+    rows.add_row("", f"[dim]{rest}{summary['p_and_q']}[/dim]")
+    rows.add_row("", "")

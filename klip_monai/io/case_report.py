@@ -10,15 +10,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.ticker import LogLocator
 
 from klip_monai.io.pictures import OBLIQUE_DEGREES, draw_scale, draw_slice
-from klip_monai.io.preview_geometry import Plane, PreviewScan, ras_text
+from klip_monai.io.preview_geometry import Plane, PreviewScan, short_ras_text
 from klip_monai.io.segments import SEGMENTS, STRONGLY_SUSPICIOUS
 
 _SEPARATION_MM = 15.0
 _NEXT_SLICES = 5
+_ROWS = 10  # of the table of candidates
 _SCAN_COLOUR = "#1f9e89"
 
 
@@ -36,6 +37,13 @@ class KeyFigure(NamedTuple):
     name: str
     value: str
     note: str
+
+
+class CandidateRow(NamedTuple):
+    """One candidate: the colour of its label as #rrggbb, and its texts, one for each column."""
+
+    colour: str
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -111,19 +119,40 @@ class CaseReport:
         return thresholds["suspicious"], thresholds["strong"]
 
     @property
-    def islands(self) -> list[tuple[str, str, str, str, str]]:
-        """Rows of the table of islands: number, label, ml, peak, centre."""
-        names = {segment.value: segment.name for segment in SEGMENTS}
+    def candidates(self) -> list[CandidateRow]:
+        """Rows of the table of candidates, the first ones, under :attr:`candidate_columns`."""
+        colours = {segment.value: to_hex(segment.rgb) for segment in SEGMENTS}
         return [
-            (
-                str(number),
-                names[island["label"]],
-                f"{island['volume_ml']:.1f}",
-                f"{island['peak']:#.3g}",
-                ras_text(island["centre_ras_mm"]),
+            CandidateRow(
+                colours[candidate["label"]],
+                (
+                    str(candidate["rank"]),
+                    str(candidate["slice"]),
+                    short_ras_text(candidate["peak_ras_mm"]),
+                    f"{candidate['volume_ml']:.1f}",
+                    " x ".join(f"{side:.0f}" for side in candidate["extent_mm"]),
+                    f"{candidate['peak']:#.3g}",
+                    f"{candidate['mean']:#.3g}",
+                    f"{candidate['p']:.3f}",
+                    *([] if candidate["q"] is None else [f"{candidate['q']:.2g}"]),
+                ),
             )
-            for number, island in enumerate(self.summary["islands"], start=1)
+            for candidate in self.summary["candidates"][:_ROWS]
         ]
+
+    @property
+    def candidate_columns(self) -> tuple[str, ...]:
+        """Headings of the table of candidates; without q where the ID reference does not tell it."""
+        known = self.summary["candidates"][0]["q"] is not None
+        return ("", "slice", "place, mm", "ml", "R x A x S, mm", "peak", "mean", "p", *(["q"] if known else []))
+
+    @property
+    def candidates_in_words(self) -> tuple[str, str]:
+        """How many candidates there are, for a heading, and what the numbers of their table mean."""
+        count, shown = self.summary["candidate_count"], len(self.candidates)
+        heading = f"Candidates, the highest {f'{shown} of {count}' if count > shown else 'first'}"
+        place = "Slices count from 0; place: of the peak; R x A x S: sides of the box around it."
+        return heading, f"{place} Peak, mean: {self.unit}. {self.summary['p_and_q']}"
 
     @property
     def provenance(self) -> list[tuple[str, str]]:
@@ -139,8 +168,10 @@ class CaseReport:
             "Measurement": _measurement(settings.get("operator", {})),
             "Estimator": _estimator(settings),
             "Preset": origin.get("preset") or "",
-            "Seed, device, precision": ", ".join(
-                str(origin[name]) for name in ("seed", "device", "precision") if name in origin
+            "Computed": ", ".join(
+                f"seed {origin[name]}" if name == "seed" else str(origin[name])
+                for name in ("device", "precision", "seed")
+                if name in origin
             ),
             "ID reference": f"{reference['healthy_scans']} scans of {reference['healthy_people']} people, "
             f"{reference['slices_per_healthy_scan']} slices each, "

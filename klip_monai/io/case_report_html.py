@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -44,6 +44,8 @@ h2 { font-size: 13px; margin: 0 0 4px; color: var(--muted); font-weight: 600; }
 .planes { grid-template-columns: repeat(3, minmax(0, 1fr)); }
 .next { grid-template-columns: repeat(5, minmax(0, 1fr)); }
 .halves { grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 20px; }
+.tables { grid-template-columns: minmax(0, 11fr) minmax(0, 9fr); gap: 20px; }
+.tables section { min-width: 0; }
 .card { background: var(--card); border-radius: 6px; padding: 8px 12px; min-width: 0; }
 .card strong { display: block; font-size: 22px; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .card span { display: block; font-size: 12px; color: var(--muted); }
@@ -55,16 +57,19 @@ table { border-collapse: collapse; width: 100%; font-size: 12px; font-variant-nu
 th, td { text-align: left; padding: 2px 8px 2px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
 thead th { color: var(--muted); font-weight: 600; overflow-wrap: normal; }
-tbody th { font-weight: 600; white-space: nowrap; }
+tbody th { font-weight: 600; width: 23%; overflow-wrap: normal; }
 .number { text-align: right; white-space: nowrap; }
-.place { white-space: pre; }
+.place { white-space: nowrap; }
+.note { color: var(--muted); font-size: 12px; margin: 5px 0 0; }
+.wide { overflow-x: auto; }
 @media screen and (max-width: 760px) { .figures, .halves { grid-template-columns: 1fr 1fr; }
-  .planes, .next, .halves { grid-template-columns: 1fr; } }
+  .planes, .next, .halves, .tables { grid-template-columns: 1fr; } }
 @page { size: A4; margin: 9mm 10mm; }
 @media print { * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   body { font-size: 10px; line-height: 1.3; } main { max-width: none; padding: 0; }
-  h1 { font-size: 17px; } h2 { font-size: 10px; } .row { gap: 6px; margin-bottom: 7px; } .halves { gap: 14px; }
-  .card strong { font-size: 15px; } .card { padding: 4px 8px; } .card span, figcaption, table { font-size: 8.5px; }
+  h1 { font-size: 17px; } h2 { font-size: 10px; } .row { gap: 6px; margin-bottom: 7px; } .halves, .tables { gap: 14px; }
+  .card strong { font-size: 15px; } .card { padding: 4px 8px; }
+  .card span, figcaption, table, .note { font-size: 8.5px; }
   .notice { padding: 3px 8px; margin: 4px 0 6px; } th, td { padding: 1px 6px 1px 0; }
   .row { break-inside: avoid; } }
 """
@@ -121,7 +126,7 @@ def _page(report: CaseReport) -> str:
         )
     }
 </div>
-<div class="row halves"><section>{_islands(report)}</section><section>{_provenance(report)}</section></div>
+<div class="row tables"><section>{_candidates(report)}</section><section>{_provenance(report)}</section></div>
 </main></body>
 </html>
 """
@@ -196,22 +201,25 @@ def _svg(draw: Callable[[Axes], None], *, size: tuple[float, float], place: tupl
     return text[text.index("<svg") :].replace(_INK, "currentColor")
 
 
-def _islands(report: CaseReport) -> str:
-    if not report.islands:
-        return "<h2>Islands</h2><p>No suspicious voxel.</p>"
-    head = ("", "island", "ml", "peak", "centre, mm")
-    kinds = ("", "", "number", "number", "place")
-    return f"<h2>Islands, the largest first</h2>{_table(head, report.islands, kinds)}"
+def _candidates(report: CaseReport) -> str:
+    if not report.candidates:
+        return "<h2>Candidates</h2><p>No suspicious voxel.</p>"
+    kinds = ["place" if "mm" in name else "number" for name in report.candidate_columns]
+    head = _cells("th", report.candidate_columns, kinds)
+    rows = "".join(
+        f'<tr><td class="place"><i style="background:{colour}"></i>{texts[0]}</td>'
+        f"{_cells('td', texts[1:], kinds[1:])}</tr>"
+        for colour, texts in report.candidates
+    )
+    heading, meaning = report.candidates_in_words
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<h2>{heading}</h2><div class="wide">{table}</div><p class="note">{escape(meaning)}</p>'
+
+
+def _cells(tag: str, texts: Sequence[str], kinds: Sequence[str]) -> str:
+    return "".join(f'<{tag} class="{kind}">{escape(text)}</{tag}>' for text, kind in zip(texts, kinds, strict=True))
 
 
 def _provenance(report: CaseReport) -> str:
     rows = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in report.provenance)
     return f"<h2>Provenance</h2><table><tbody>{rows}</tbody></table>"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], kinds: Sequence[str]) -> str:
-    def cells(tag: str, texts: Sequence[str]) -> str:
-        return "".join(f'<{tag} class="{kind}">{escape(text)}</{tag}>' for text, kind in zip(texts, kinds, strict=True))
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{cells('th', head)}</tr></thead><tbody>{body}</tbody></table>"

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from klip_monai.io.case_report import CaseReport, Picture
+from klip_monai.io.case_report import CandidateRow, CaseReport, Picture
 from klip_monai.io.pictures import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU, panel
 from klip_monai.io.segments import SEGMENTS
 
@@ -25,6 +25,15 @@ _PICTURE_DPI = 200
 _FONT = 5.5  # points, of the graphs
 _ROW = 3.7  # mm from line to line of small print
 _MAX_LINES = 4
+_SPLIT = 116.0  # mm, between candidates and provenance
+# Of candidates: rank, slice, place, ml, box, peak, mean, p, q; mm from the left, and what stands there.
+_COLUMNS = tuple(
+    zip(
+        (6.0, 13.0, 15.0, 45.5, 48.0, 73.5, 82.0, 91.5, 101.5),
+        ("right", "right", "left", "right", "left", "right", "right", "right", "right"),
+        strict=True,
+    )
+)
 _MM_PER_LETTER = 1.34  # of small print, on the safe side
 
 
@@ -77,9 +86,8 @@ def pdf_report(report: CaseReport) -> bytes:
     top = _heading(page, report)
     top = _pictures(page, report, top)
     top = _graphs(page, report, top)
-    middle = (_LEFT + _RIGHT) / 2
-    _islands(page, report, top, width=middle - _LEFT - _GAP)
-    _provenance(page, report, top, left=middle + _GAP)
+    _candidates(page, report, top)
+    _provenance(page, report, top, left=_SPLIT + _GAP)
     stream = io.BytesIO()
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         title = f"{report.summary['name']}, KLIP report"
@@ -167,20 +175,22 @@ def _graphs(page: _Page, report: CaseReport, top: float) -> float:
     return top + 35
 
 
-def _islands(page: _Page, report: CaseReport, top: float, *, width: float) -> None:
-    page.text(_LEFT, top, "Islands, the largest first", size=7, colour=_MUTED, bold=True)
+def _candidates(page: _Page, report: CaseReport, top: float) -> None:
+    width = _SPLIT - _LEFT - _GAP
+    heading, meaning = report.candidates_in_words if report.candidates else ("Candidates", "No suspicious voxel.")
+    page.text(_LEFT, top, heading, size=7, colour=_MUTED, bold=True)
     top += 4.2
-    if not report.islands:
-        page.text(_LEFT, top, "No suspicious voxel.", size=6.5)
-        return
-    columns = ((0.0, "left"), (5.0, "left"), (42.0, "right"), (54.0, "right"), (57.0, "left"))
-    for row in (("", "island", "ml", "peak", "centre, mm"), *report.islands):
-        head = row[0] == ""
-        for text, (left, align) in zip(row, columns, strict=True):
-            colour = _MUTED if head else _INK
-            page.text(_LEFT + left, top, text, size=6.5, ha=align, bold=head, colour=colour)
+    for row in (CandidateRow("", report.candidate_columns), *report.candidates) if report.candidates else ():
+        if row.colour:
+            page.box(_LEFT, top + 0.3, 1.8, 1.8, row.colour)
+        for text, (left, align) in zip(row.texts, _COLUMNS, strict=False):
+            colour = _INK if row.colour else _MUTED
+            page.text(_LEFT + left, top, text, size=6.5, ha=align, bold=not row.colour, colour=colour)
         page.rule(_LEFT, top + 3.2, width)
         top += _ROW
+    for line in _wrapped(meaning, width):
+        page.text(_LEFT, top + 0.8, line, size=6.5, colour=_MUTED)
+        top += 2.9
 
 
 def _provenance(page: _Page, report: CaseReport, top: float, *, left: float) -> None:

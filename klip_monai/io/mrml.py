@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from xml.etree.ElementTree import Element, indent, tostring
 
@@ -18,6 +19,11 @@ _VIEW_PIXELS = 512  # side of a slice view in the file; Slicer adapts it to its 
 _CT, _HEATMAP, _COLOURS = "vtkMRMLScalarVolumeNode1", "vtkMRMLScalarVolumeNode2", "vtkMRMLColorTableNode1"
 _CT_DISPLAY, _HEATMAP_DISPLAY = "vtkMRMLScalarVolumeDisplayNode1", "vtkMRMLScalarVolumeDisplayNode2"
 _LEGEND, _SEGMENTS_DISPLAY = "vtkMRMLColorLegendDisplayNode1", "vtkMRMLSegmentationDisplayNode1"
+_POINTS = "0.7 0.92 1"  # rgb
+_MARKUPS_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
 _FONT = (
     "font-family:Arial;font-size:12px;font-style:normal;font-weight:normal;color:rgba(255,255,255,1);"
     "background-color:rgba(0,0,0,0);text-shadow:1px -1px 2px rgba(0,0,0,1.0);"
@@ -37,7 +43,7 @@ def scene_mrml(scan: PreviewScan, *, title: str, scale: tuple[float, float], lin
     """Describe a scene, as Slicer 5 saves it, of the files `ct.nii.gz`, `heatmap.nii.gz` and the like in `Data`.
 
     Args:
-        scan: the scan, for its geometry and its worst voxel.
+        scan: the scan, for its geometry, its worst voxel and whether it has places that are numbered.
         title: what the nodes are called after.
         scale: heat map values shown as transparent and as the last colour.
         lines: short statements, kept as a text node.
@@ -77,6 +83,7 @@ def scene_mrml(scan: PreviewScan, *, title: str, scale: tuple[float, float], lin
             *_ct(title),
             *_heatmap(title, scale, unit),
             *_segments(title),
+            *(_candidates(title) if scan.places else ()),
             *(node for plane in _VIEWS for node in _view(plane, scan, worst)),
             *_volume_view(scan),
         ]
@@ -205,6 +212,51 @@ def _segments(title: str) -> list[Element]:
             SourceRepresentationName="Binary labelmap",
         ),
     ]
+
+
+def _candidates(title: str) -> list[Element]:
+    """Numbered points that no click moves; a row of Slicer's list of points leads to each."""
+    file, tag, display = "candidates.mrk.json", "MarkupsJsonStorage", "vtkMRMLMarkupsFiducialDisplayNode1"
+    colours = {"color": _POINTS, "selectedColor": _POINTS}
+    return [
+        _storage(tag, file),
+        _node(
+            "MarkupsFiducialDisplay",
+            display,
+            **colours,
+            visibility="true",
+            pointLabelsVisibility="true",
+            propertiesLabelVisibility="false",
+            textScale="3.5",
+            glyphType="CrossDot2D",
+            glyphScale="2",
+            useGlyphScale="true",
+        ),
+        _node(
+            "MarkupsFiducial",
+            "vtkMRMLMarkupsFiducialNode1",
+            f"{title} candidates",
+            hideFromEditors="false",
+            references=f"display:{display};storage:{_storage_id(tag, file)};",
+            locked="true",
+        ),
+    ]
+
+
+def markups_json(places: Sequence[Sequence[float]]) -> str:
+    """Points in RAS mm, numbered from 1, as a file of Slicer's Markups: LPS mm, locked."""
+    points = [
+        {
+            "id": str(n),
+            "label": str(n),
+            "position": [-x + 0.0, -y + 0.0, z],
+            "locked": True,
+            "positionStatus": "defined",
+        }
+        for n, (x, y, z) in enumerate(places, start=1)
+    ]
+    markup = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "locked": True}
+    return json.dumps({"@schema": _MARKUPS_SCHEMA, "markups": [markup | {"controlPoints": points}]}, indent=1)
 
 
 def _view(plane: str, scan: PreviewScan, worst: npt.NDArray[np.float64]) -> list[Element]:

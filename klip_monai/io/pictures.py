@@ -62,7 +62,7 @@ def draw_slice(
     size: float = 1.0,
     guides: bool = False,
 ) -> None:
-    """Draw CT, heat map, contours and marks of a slice in a cell.
+    """Draw CT, heat map, contours, numbers and marks of a slice in a cell.
 
     Args:
         axes: the cell; the picture keeps its proportions within.
@@ -76,6 +76,9 @@ def draw_slice(
         guides: whether strokes at the edges point at the worst voxel.
     """
     limits = _draw_view(axes, scan.view(plane, index, box=box), colours, rank=rank, size=size)
+    for number, (x, y) in scan.numbers_in(plane, index, box=box):
+        style: dict[str, Any] = {"weight": "bold", "path_effects": HALO, "va": "bottom"}
+        axes.text(x, y, str(number), color=TEXT, fontsize=11 * size, **style)
     if guides:
         _draw_guides(axes, scan.picture_position(plane, scan.worst_voxel, box=box), limits)
 

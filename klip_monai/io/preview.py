@@ -35,6 +35,7 @@ from klip_monai.io.source_grid import as_affine, as_finite_volume, as_labels
 
 _SEPARATION_MM = 15.0
 _FIGURE_INCHES, _DPI = (16.0, 10.6), 120
+_SIDE_FONTS = (11.5, 10.5, 9.5, 8.5)  # points; the largest that leaves the lines of the side panel apart is taken
 _BACKGROUND, _CARD = "#0d1014", "#141920"
 WORST_SLICE = (0.02, 0.487, 0.3133, 0.437)
 """Where a preview shows the worst axial slice: left, bottom, width and height as shares of the picture."""
@@ -52,6 +53,7 @@ def write_preview(
     scale: tuple[float, float],
     thresholds: tuple[float, float],
     lines: Sequence[str] = (),
+    places: Sequence[Sequence[float]] = (),
     unit: str = "nats per pixel",
 ) -> Path:
     """Draw the three worst axial slices and the coronal and sagittal reformats through the worst voxel.
@@ -66,6 +68,7 @@ def write_preview(
         scale: heat map values shown as transparent and as the last colour; the same for every scan of a bundle.
         thresholds: heat map values from which a voxel is suspicious and strongly suspicious; marked on the colour bar.
         lines: short statements for the summary beside the reformats.
+        places: RAS mm of labelled places to number from 1 where they are seen.
         unit: of the heat map, `scale` and `thresholds`.
 
     Returns:
@@ -81,7 +84,7 @@ def write_preview(
         raise InputError(f"volume_hu, heatmap, labels: got shapes {shapes}, expected one (X, Y, Z) for all three")
     if not np.isfinite(scale).all() or scale[0] >= scale[1]:
         raise InputError(f"scale: got {scale}, expected (low, high) in {unit} with low below high")
-    scan = PreviewScan(*arrays, as_affine(affine))
+    scan = PreviewScan(*arrays, as_affine(affine), places=places)
     colours = Normalize(*scale, clip=True)
 
     figure = Figure(figsize=_FIGURE_INCHES, dpi=_DPI, facecolor=_BACKGROUND)
@@ -204,9 +207,8 @@ def _summary(
     """Text of the side panel: (colour, line)."""
     voxel_ml = float(np.prod(scan.spacing)) / 1000.0
     text = [(TEXT, line) for line in lines]
-    text.append((MUTED, f"Worst voxel at {scan.ras(scan.worst_voxel)}"))
     if not labels.any():
-        text.append((TEXT, "No suspicious voxel."))
+        text.append((TEXT, f"No suspicious voxel. The highest is at {scan.ras(scan.worst_voxel)}."))
     for segment, threshold in zip(SEGMENTS, thresholds, strict=True):
         volume_ml = float(np.count_nonzero(labels >= segment.value)) * voxel_ml
         text.append(
@@ -223,7 +225,13 @@ def _draw_side(
     bar = figure.add_axes((0.69, 0.385, 0.266, 0.022))
     draw_scale(bar, colours, thresholds=thresholds)
     figure.text(0.69, 0.445, f"Calibrated KL density, {unit}", color=TEXT, fontsize=12.5, weight="bold", va="center")
-    wrapped = [(colour, part) for colour, line in text for part in textwrap.wrap(line, 54, subsequent_indent="   ")]
-    pitch = min(0.0275, 0.27 / max(len(wrapped), 1))
+    for size in _SIDE_FONTS:
+        letters = round(54 * _SIDE_FONTS[0] / size)
+        wrapped = [
+            (colour, part) for colour, line in text for part in textwrap.wrap(line, letters, subsequent_indent="   ")
+        ]
+        pitch = min(0.0275, 0.28 / max(len(wrapped), 1))
+        if pitch * 72 * _FIGURE_INCHES[1] >= 1.35 * size:
+            break
     for number, (colour, line) in enumerate(wrapped):
-        figure.text(0.69, 0.325 - number * pitch, line, color=colour, fontsize=11.5, va="center")
+        figure.text(0.69, 0.325 - number * pitch, line, color=colour, fontsize=size, va="center")

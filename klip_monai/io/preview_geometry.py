@@ -10,6 +10,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -59,6 +60,7 @@ class PreviewScan:
         heatmap: (X, Y, Z) nats per pixel.
         labels: (X, Y, Z) 0, 1 or 2.
         affine: (4, 4) voxel-to-RAS matrix in mm.
+        places: RAS mm of the labelled places that pictures number from 1.
     """
 
     def __init__(
@@ -67,6 +69,8 @@ class PreviewScan:
         heatmap: npt.NDArray[Any],
         labels: npt.NDArray[Any],
         affine: npt.NDArray[np.float64],
+        *,
+        places: Sequence[Sequence[float]] = (),
     ) -> None:
         orientation = nib.io_orientation(affine)
         self.ct, self.heatmap, self.labels = (
@@ -74,6 +78,7 @@ class PreviewScan:
         )
         self.affine: npt.NDArray[np.float64] = affine @ nib.orientations.inv_ornt_aff(orientation, ct.shape)
         self.spacing: npt.NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
+        self.places = places
 
     @property
     def tilt_degrees(self) -> float:
@@ -154,6 +159,29 @@ class PreviewScan:
         y = (voxel[vertical] - box[vertical].start + 0.5) * float(self.spacing[vertical])
         return x, y
 
+    def numbers_in(
+        self, plane: Plane, index: int, *, box: tuple[slice, slice, slice]
+    ) -> list[tuple[int, tuple[float, float]]]:
+        """Numbers of the places that a slice shows, each with where to write it, in mm from the lower left corner.
+
+        A place is shown where all between it and the slice, along the slice's normal, is labelled: what surrounds it
+        there is then the same connected part. Its number belongs at the upper right corner of that part's box.
+        """
+        view, normal = self.view(plane, index, box=box), _AXES[plane][2]
+        parts, _ = ndimage.label(view.labels > 0, np.ones((3, 3)))
+        found = []
+        for number, place in enumerate(self.places, start=1):
+            nearest = np.rint(np.linalg.solve(self.affine[:3, :3], place - self.affine[:3, 3])).astype(int)
+            i, j, k = (int(np.clip(n, part.start, part.stop - 1)) for n, part in zip(nearest, box, strict=True))
+            way: list[int | slice] = [i, j, k]
+            way[normal] = slice(min((i, j, k)[normal], index), max((i, j, k)[normal], index) + 1)
+            if self.labels[tuple(way)].all():
+                x, y = self.picture_position(plane, (i, j, k), box=box)
+                part = parts == parts[int(y / view.spacing[0]), int(x / view.spacing[1])]
+                top, right = (int(at.max()) + 1 for at in np.nonzero(part))
+                found.append((number, (right * view.spacing[1], top * view.spacing[0])))
+        return found
+
     def ras(self, voxel: tuple[int, int, int]) -> str:
         """Position of a voxel's centre as viewers print it, such as `R 12.0  P 30.5  S 101.2 mm`."""
         place = self.affine[:3, :3] @ voxel + self.affine[:3, 3]
@@ -184,6 +212,11 @@ def ras_text(place: Sequence[float] | npt.NDArray[np.float64]) -> str:
     return "  ".join(_directed(float(value), axis) for axis, value in enumerate(place))
 
 
-def _directed(value: float, axis: int) -> str:
+def short_ras_text(place: Sequence[float]) -> str:
+    """A RAS position in whole mm with the letters of its sides, such as `R 12 P 31 S 101`."""
+    return " ".join(_directed(value, axis, decimals=0) for axis, value in enumerate(place))
+
+
+def _directed(value: float, axis: int, *, decimals: int = 1) -> str:
     """A coordinate with the letter of its side instead of its sign."""
-    return f"{_DIRECTIONS[axis][0 if value >= 0 else 1]} {abs(value):.1f}"
+    return f"{_DIRECTIONS[axis][0 if value >= 0 else 1]} {abs(value):.{decimals}f}"

@@ -14,7 +14,7 @@ import torch
 
 from klip_monai.errors import InputError
 from klip_monai.io.display import COLOUR_MAP
-from klip_monai.io.mrml import scene_mrml
+from klip_monai.io.mrml import markups_json, scene_mrml
 from klip_monai.io.overlay import write_ct, write_heatmap, write_segmentation
 from klip_monai.io.preview_geometry import PreviewScan
 from klip_monai.io.source_grid import as_affine, as_finite_volume, as_labels
@@ -30,13 +30,14 @@ def write_scene(
     title: str,
     scale: tuple[float, float],
     lines: Sequence[str] = (),
+    places: Sequence[Sequence[float]] = (),
     unit: str = "nats per pixel",
 ) -> Path:
     """Write a scene that opens in 3D Slicer without a further step.
 
     The CT has a soft tissue window. The heat map lies over it in the three slice views, see-through below the scale,
     with a colour legend. The slices run along the voxel axes and through the worst voxel, which the cross hair marks.
-    The segments are outlines in the slices and surfaces in the 3D view.
+    The segments are outlines in the slices and surfaces in the 3D view, the places a list of points.
 
     Args:
         path: file to write, ending in `.mrb`: a ZIP archive of one MRML file and the files that it shows.
@@ -47,6 +48,7 @@ def write_scene(
         title: what the scene's nodes are called after; must not identify the patient.
         scale: heat map values shown as transparent and as the last colour; the same for every scan of a bundle.
         lines: short statements, kept as a text in the scene.
+        places: RAS mm of points to show, numbered from 1.
         unit: of the heat map and `scale`.
 
     Returns:
@@ -67,7 +69,7 @@ def write_scene(
     if not np.isfinite(scale).all() or scale[0] >= scale[1]:
         raise InputError(f"scale: got {scale}, expected (low, high) in {unit} with low below high")
     with tempfile.TemporaryDirectory() as name, ZipFile(path, "w") as archive:
-        folder, scan = Path(name), PreviewScan(*arrays, matrix)
+        folder, scan = Path(name), PreviewScan(*arrays, matrix, places=places)
         files = (
             write_ct(folder / "ct.nii.gz", arrays[0], matrix),
             write_heatmap(folder / "heatmap.nii.gz", arrays[1], matrix, description=f"calibrated KL density, {unit}"),
@@ -76,6 +78,8 @@ def write_scene(
         mrml = scene_mrml(scan, title=title, scale=scale, lines=lines, unit=unit)
         archive.writestr(_entry("scene.mrml", ZIP_DEFLATED), mrml)
         archive.writestr(_entry("Data/colours.ctbl", ZIP_DEFLATED), _colour_table())
+        if places:
+            archive.writestr(_entry("Data/candidates.mrk.json", ZIP_DEFLATED), markups_json(places))
         for file in files:
             archive.writestr(_entry(f"Data/{file.name}", ZIP_STORED), file.read_bytes())
     return path

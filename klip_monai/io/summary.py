@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from klip_monai.errors import InputError
+from klip_monai.io.preview_geometry import short_ras_text
 
 
 def write_summary(path: str | Path, summary: Mapping[str, Any]) -> Path:
@@ -31,6 +32,13 @@ def write_summary(path: str | Path, summary: Mapping[str, Any]) -> Path:
     text = json.dumps(_plain(summary, "summary"), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
     return path
+
+
+def candidate_in_words(candidate: Mapping[str, Any]) -> str:
+    """Where a candidate of a summary is, how large, and how likely by chance; its heat map values are left out."""
+    place = f"slice {candidate['slice']}, {short_ras_text(candidate['peak_ras_mm'])} mm"
+    q = "" if candidate["q"] is None else f", q {candidate['q']:.2g}"
+    return f"{place}, {candidate['volume_ml']:.1f} ml, p {candidate['p']:.3f}{q}"
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -1,5 +1,6 @@
-"""From steps of a sampler to a KL density, a heat map, labels and p-values. Scoring never knows which sampler ran."""
+"""From steps of a sampler to a KL density, a heat map, labels, candidates and p-values, whichever sampler ran."""
 
+from klip_monai.scoring.candidates import Candidate, find_candidates, what_p_and_q_mean
 from klip_monai.scoring.density import KLAccumulator, Window, block_scores, smooth
 from klip_monai.scoring.expected import (
     CONTRAST_MM,
@@ -19,6 +20,7 @@ __all__ = [
     "CONTRAST_MM",
     "LABEL_NAMES",
     "AlongScan",
+    "Candidate",
     "ContrastSums",
     "DensitySpectrum",
     "ExpectedDensity",
@@ -29,6 +31,7 @@ __all__ = [
     "Window",
     "block_scores",
     "contrast_px",
+    "find_candidates",
     "islands",
     "leave_one_out",
     "local_contrast",
@@ -37,4 +40,5 @@ __all__ = [
     "smooth",
     "threshold_heatmap",
     "twin_p_values",
+    "what_p_and_q_mean",
 ]

@@ -35,6 +35,9 @@ class Entry:
         volume_ml: ml by label name.
         worst_slice: index along the volume's third axis of the highest density; None unless scored.
         top_slices: the five highest slices, highest first.
+        n_candidates: number of connected suspicious places; None unless scored.
+        first_ras_mm: where the first of them, the one with the highest peak, has it, RAS mm; empty if there is none.
+        first_ml: its volume, ml; None if there is none.
         case_dir: folder of the case's files, relative to the output folder; empty unless scored.
         precision: arithmetic of the network, as in "float32"; empty unless scored.
         read_seconds: time to read, s.
@@ -57,6 +60,9 @@ class Entry:
     volume_ml: dict[str, float] = field(default_factory=dict)
     worst_slice: int | None = None
     top_slices: tuple[int, ...] = ()
+    n_candidates: int | None = None
+    first_ras_mm: tuple[float, ...] = ()
+    first_ml: float | None = None
     case_dir: str = ""
     precision: str = ""
     read_seconds: float = 0.0

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from importlib import resources
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +21,7 @@ from jinja2 import Environment, StrictUndefined
 from klip_monai import __version__
 from klip_monai.case import NOTICE
 from klip_monai.io.atomic import publish
+from klip_monai.io.summary import candidate_in_words
 from klip_monai.output_files import file_names
 from klip_monai.scoring import IDReference
 from klip_monai.screening.entry import Entry, State
@@ -28,6 +31,7 @@ from klip_monai.screening.thumbnail import thumbnail
 
 _STATIC_ROWS = 50
 _LISTED = 5  # reasons of each group that can be read without JavaScript
+_CANDIDATES = 3  # listed of a scan
 
 
 def write_report(
@@ -52,11 +56,12 @@ def write_report(
         entries: of the screening, in any order; read once.
         path: HTML file to write.
         reference: ID reference that the scores are compared with.
-        cases_dir: folder that the entries' ``case_dir`` are relative to; linked to, and searched for previews.
+        cases_dir: folder that the entries' ``case_dir`` are relative to; linked to, and searched for previews and
+            summaries.
         provenance: bundle, version and settings, as :func:`klip_monai.bundle.provenance` gives them.
         false_alarm_rate: share of healthy scans that may be called; sets the threshold that is drawn.
         unit: of the scan scores.
-        thumbnails: how many of the highest scans get a picture, about 6 kB each.
+        thumbnails: how many of the highest scans get a picture and a list of their candidates, about 6 kB each.
         made: time of the report; now if not given.
 
     Returns:
@@ -73,7 +78,8 @@ def write_report(
     scores = [row.score for row in scored if row.score is not None]
     beyond = sum(score > threshold.score for score in scores)
     with ThreadPoolExecutor() as threads:
-        pictures = list(threads.map(lambda row: thumbnail(_preview(cases_dir, row)), scored[:thumbnails]))
+        pictures = list(threads.map(lambda row: thumbnail(_file(cases_dir, row, "preview")), scored[:thumbnails]))
+        candidates = list(threads.map(lambda row: _candidates(_file(cases_dir, row, "summary")), scored[:thumbnails]))
     digits = {"score": _decimals(reference.scan_scores[-1]), "p": 3 if len(reference.scan_scores) < 1000 else 4}
     base = Path(os.path.relpath(cases_dir.absolute(), path.absolute().parent)).as_posix()
     links = "./" if base == "." else quote(base) + "/"
@@ -81,8 +87,9 @@ def write_report(
         "threshold": threshold.score if math.isfinite(threshold.score) else None,
         "digits": digits,
         "links": links,
-        # The page takes the first pictures from its static rows, so that the file holds each once.
+        # The page takes the first pictures and lists from its static rows, so that the file holds each once.
         "pictures": pictures[_STATIC_ROWS:],
+        "listed": candidates[_STATIC_ROWS:],
     }
     page = _environment().from_string(_text("page.html"))
     script, style = _text("table.js"), _text("style.css")
@@ -101,7 +108,9 @@ def write_report(
         histogram=Histogram.of(scores, reference.scan_scores, threshold.score) if scores else None,
         total=len(rows.rows),
         counts={state.value: rows.states[state] for state in State},
-        static_rows=list(zip(scored[:_STATIC_ROWS], pictures + [""] * _STATIC_ROWS, strict=False)),
+        static_rows=list(
+            zip_longest(scored[:_STATIC_ROWS], pictures[:_STATIC_ROWS], candidates[:_STATIC_ROWS], fillvalue="")
+        ),
         scored=len(scored),
         groups=[(*key, count, rows.of_group(*key, _LISTED)) for key, count in rows.by_count()],
         work=rows.work,
@@ -118,8 +127,17 @@ def write_report(
     return path
 
 
-def _preview(cases_dir: Path, row: Row) -> Path:
-    return cases_dir / row.folder / file_names(row.name)["preview"]
+def _file(cases_dir: Path, row: Row, kind: str) -> Path:
+    return cases_dir / row.folder / file_names(row.name)[kind]
+
+
+def _candidates(summary: Path) -> list[str]:
+    """The first candidates of a scan in words; none where its summary cannot be read or tells none."""
+    try:
+        candidates = json.loads(summary.read_text(encoding="utf-8"))["candidates"]
+        return [candidate_in_words(candidate) for candidate in candidates[:_CANDIDATES]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def _environment() -> Environment:

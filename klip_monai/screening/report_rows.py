@@ -32,6 +32,7 @@ class Row(NamedTuple):
     worst: int | None
     suspicious: float | None
     strong: float | None
+    candidates: int | None
     note: str
     description: str
     group: str
@@ -140,6 +141,7 @@ def _row(entry: Entry) -> Row:
         worst=entry.worst_slice if done else None,
         suspicious=_round(volumes[0]),
         strong=_round(volumes[1]),
+        candidates=entry.n_candidates if done else None,
         note=textwrap.shorten(" ".join(entry.remarks) if done else entry.reason, _NOTE_LENGTH, placeholder=" …"),
         description=textwrap.shorten(entry.description, _NOTE_LENGTH, placeholder=" …"),
         group="" if done else entry.group or ("other" if entry.state in _FINAL else ""),

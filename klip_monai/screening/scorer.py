@@ -239,6 +239,7 @@ class _Scorer:
             shutil.rmtree(folder, ignore_errors=True)  # what an earlier try left
             summary = self._save.into(folder)(data)["summary"]
             write = time.perf_counter() - start
+        first = next(iter(summary["candidates"]), None)
         entry = replace(
             job.entry,
             state=State.scored,
@@ -249,6 +250,9 @@ class _Scorer:
             volume_ml=dict(summary["volume_ml"]),
             worst_slice=int(summary["worst"]["voxel"][2]),
             top_slices=tuple(int(z) for z in summary["worst"]["slices"]),
+            n_candidates=int(summary["candidate_count"]),
+            first_ras_mm=() if first is None else tuple(first["peak_ras_mm"]),
+            first_ml=None if first is None else float(first["volume_ml"]),
             case_dir=case_dir(job.entry.name),
             precision=self.precision,
             read_seconds=read,

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import pytest
-from planted_case import BLOB_PEAK, Case, write_case
+from planted_case import BLOB_PEAK, MARKED_VOXELS, Case, write_case
 
 from klip_monai.io.scene import write_scene
 
@@ -43,6 +44,7 @@ def planted_scene(oblique_case: Case, tmp_path_factory: pytest.TempPathFactory) 
         case.affine,
         title="planted",
         scale=(0.25 * BLOB_PEAK, BLOB_PEAK),
+        places=nib.affines.apply_affine(case.affine, MARKED_VOXELS).tolist(),
         lines=["Scan score 0.1 nats per pixel, p = 0.032", "against 30 healthy scans", "Not for diagnosis."],
     )
 

@@ -12,6 +12,7 @@ from klip_monai.io.overlay import write_heatmap, write_segmentation
 
 SHAPE, SPACING = (96, 80, 40), (2.0, 2.0, 4.0)
 BLOB_VOXEL, BLOB_SIGMA_MM, BLOB_PEAK = (30, 36, 18), 9.0, 0.1
+MARKED_VOXELS = (BLOB_VOXEL, (60, 40, 18))
 
 
 @dataclass(frozen=True)

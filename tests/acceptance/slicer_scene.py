@@ -53,11 +53,11 @@ def main() -> int:
 
 def describe(app: SlicerApp) -> dict[str, Any]:
     scene = app.scene
-    (ct, heatmap), segmentation, legend, text, crosshair = (
+    (ct, heatmap), segmentation, legend, text, crosshair, points = (
         [scene.GetNodeByID(f"vtkMRMLScalarVolumeNode{n}") for n in (1, 2)],
         *(
             scene.GetFirstNodeByClass(f"vtkMRML{name}Node")
-            for name in ("Segmentation", "ColorLegendDisplay", "Text", "Crosshair")
+            for name in ("Segmentation", "ColorLegendDisplay", "Text", "Crosshair", "MarkupsFiducial")
         ),
     )
     return {
@@ -74,6 +74,11 @@ def describe(app: SlicerApp) -> dict[str, Any]:
             "of": legend.GetPrimaryDisplayNode().GetID(),
         },
         "text": text.GetText(),
+        "points": [
+            {"label": points.GetNthControlPointLabel(n), "ras": list(points.GetNthControlPointPositionWorld(n))}
+            for n in range(points.GetNumberOfControlPoints())
+        ],
+        "points_locked": bool(points.GetLocked()),
         "worst_ras": list(crosshair.GetCrosshairRAS()),
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from matplotlib.image import imread
-from planted_case import BLOB_PEAK, BLOB_SIGMA_MM, BLOB_VOXEL, Case
+from planted_case import BLOB_PEAK, BLOB_SIGMA_MM, BLOB_VOXEL, MARKED_VOXELS, Case
 from slicer_checks import changed_pixels, check_segments
 
 pytestmark = pytest.mark.acceptance
@@ -45,6 +45,14 @@ def test_segments_have_names_colours_codes_and_surfaces(scene_in_slicer: Report)
     assert scene_in_slicer["surfaces"] == [True, True]
 
 
+def test_candidates_are_numbered_points_where_they_are_and_locked(scene_in_slicer: Report, oblique_case: Case) -> None:
+    points = scene_in_slicer["points"]
+    assert [point["label"] for point in points] == ["1", "2"]
+    expected = nib.affines.apply_affine(oblique_case.affine, MARKED_VOXELS)
+    np.testing.assert_allclose([point["ras"] for point in points], expected, atol=1e-4)
+    assert scene_in_slicer["points_locked"]
+
+
 def test_all_slice_views_show_the_worst_voxel_along_the_axes_of_the_scan(
     scene_in_slicer: Report, oblique_case: Case
 ) -> None:
@@ -77,5 +85,5 @@ def test_pictures_have_the_overlay_on_the_blob_and_leave_healthy_tissue_free(
         radius_mm = BLOB_SIGMA_MM * np.sqrt(2 * np.log(4))
         assert np.sqrt(distance_mm.size / np.pi) / pixels_per_mm == pytest.approx(radius_mm, abs=3.0)
         assert distance_mm.max() < radius_mm + 3.0
-        red, green, blue = overlay[plain.shape[0] - 1 - round(y), round(x) + 3]
+        red, green, blue = overlay[plain.shape[0] - 1 - round(y), round(x) + 8]  # beside the number of the point
         assert min(red, green) > blue + 0.15

@@ -35,6 +35,7 @@ def draw(path: Path, *, affine: np.ndarray = AFFINE, **changes: Any) -> np.ndarr
         scale=scale,
         thresholds=(0.03, 0.06),
         lines=["Scan score 0.1 nats per pixel"],
+        places=values.get("places", ()),
     )
     return imread(path)[..., :3]
 
@@ -61,6 +62,19 @@ def test_value_keeps_its_colour_whatever_else_is_in_the_scan(tmp_path: Path) -> 
     weak = draw(tmp_path / "w.png", heatmap=0.2 * heatmap, labels=0 * labels)
     assert coloured(draw(tmp_path / "s.png")).sum() > 50
     assert coloured(weak).sum() == 0
+
+
+def test_a_place_is_numbered_beside_what_is_outlined_there(tmp_path: Path) -> None:
+    peak = (AFFINE @ [14, 20, 12, 1])[:3]
+    plain, numbered = draw(tmp_path / "p.png"), draw(tmp_path / "n.png", places=[peak])
+    rows, columns = plain.shape[:2]
+    cell = slice(int(0.08 * rows), int(0.51 * rows)), slice(int(0.02 * columns), int(0.33 * columns))
+    changed = np.nonzero(np.abs(plain - numbered)[cell].max(axis=-1) > 0.1)
+    blob = np.nonzero(coloured(plain))
+    assert 20 < changed[0].size < 800
+    below, left = int(0.15 * rows) - cell[0].start, int(0.06 * columns) - cell[1].start
+    assert changed[0].mean() < blob[0].mean() + below
+    assert changed[1].mean() > blob[1].mean() + left
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -132,3 +132,42 @@ def test_tilt_is_the_angle_to_the_closest_axes() -> None:
     turn = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
     assert scan_with(np.zeros(SHAPE), np.diag([-1.0, -1.0, 3.0, 1.0])).tilt_degrees == pytest.approx(0.0)
     assert scan_with(np.zeros(SHAPE), turn @ np.diag([-1.0, -1.0, 3.0, 1.0])).tilt_degrees == pytest.approx(14.0)
+
+
+def test_places_are_numbered_in_just_the_slices_that_cross_their_part_for_every_storage_order() -> None:
+    for affine in storage_orders():
+        labels = np.zeros(SHAPE, np.uint8)
+        labels[3:6, 2:7, 1:4] = 1
+        labels[9, 8, 6] = 2
+        places = nib.affines.apply_affine(affine, [(4, 5, 2), (9, 8, 6), (0, 0, 0)]).tolist()
+        scan = PreviewScan(np.zeros(SHAPE), labels.astype(float), labels, affine, places=places)
+        box = tuple(slice(0, size) for size in scan.labels.shape)
+        for plane, normal in (("axial", 2), ("coronal", 1), ("sagittal", 0)):
+            stored = int(np.argmax(np.abs(affine[normal, :3])))  # axis of the array along the normal
+            first, last = ((3, 5), (2, 6), (1, 3))[stored]
+            size, flipped = SHAPE[stored], affine[normal, stored] < 0
+            turned = {size - 1 - n if flipped else n for n in range(first, last + 1)}
+            at = (9, 8, 6)[stored]
+            numbers = [{n for n, _ in scan.numbers_in(plane, index, box=box)} for index in range(size)]
+            assert {index for index in range(size) if 1 in numbers[index]} == turned
+            assert {index for index in range(size) if 2 in numbers[index]} == {size - 1 - at if flipped else at}
+            assert not any(3 in found for found in numbers), "nothing is labelled there"
+
+
+def test_a_number_stands_at_the_upper_right_corner_of_its_part() -> None:
+    affine = np.diag([1.5, 1.0, 2.0, 1.0])  # axes run right, anterior, superior; pictures show right at the left
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3:6, 2:7, 1:4] = 1
+    scan = PreviewScan(np.zeros(SHAPE), labels.astype(float), labels, affine, places=[(4 * 1.5, 5.0, 4.0)])
+    box = (slice(1, 12), slice(1, 10), slice(0, 8))
+    assert scan.numbers_in("axial", 2, box=box) == [(1, ((12 - 3) * 1.5, 6.0))]
+    assert scan.numbers_in("coronal", 4, box=box) == [(1, ((12 - 3) * 1.5, 8.0))]
+    assert scan.numbers_in("sagittal", 4, box=box) == [(1, (8.0, 8.0))]
+
+
+def test_a_part_beyond_a_gap_is_another_place() -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[4, 4, 1:3] = labels[4, 4, 4:6] = 1
+    scan = PreviewScan(np.zeros(SHAPE), labels.astype(float), labels, np.eye(4), places=[(4, 4, 1)])
+    box = (slice(0, 12), slice(0, 10), slice(0, 8))
+    assert [len(scan.numbers_in("axial", index, box=box)) for index in range(6)] == [0, 1, 1, 0, 0, 0]

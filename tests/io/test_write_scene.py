@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,9 @@ def test_scene_holds_the_scan_on_its_own_grid(tmp_path: Path) -> None:
     assert (tmp_path / "scene" / "Data" / "segments.seg.nrrd").is_file()
 
 
-def test_every_file_and_node_that_is_referred_to_exists(tmp_path: Path) -> None:
-    path = write_scene(tmp_path / "case.mrb", *scan(), **SHOWN)
+@pytest.mark.parametrize("places", [[], [(1.0, 2.0, 3.0)]])
+def test_every_file_and_node_that_is_referred_to_exists(tmp_path: Path, places: list[tuple[float, ...]]) -> None:
+    path = write_scene(tmp_path / "case.mrb", *scan(), places=places, **SHOWN)
     found = nodes(path)
     identifiers = [node.attrib["id"] for node in found]
     assert len(set(identifiers)) == len(identifiers)
@@ -68,6 +70,18 @@ def test_whole_hounsfield_units_take_two_bytes_and_others_stay_exact(tmp_path: P
         image = nib.load(tmp_path / "scene" / "Data" / "ct.nii.gz")
         assert image.get_data_dtype() == kind
         np.testing.assert_array_equal(np.asarray(image.dataobj), ct + np.float32(shift))
+
+
+def test_places_are_points_in_lps_millimetres_that_no_click_moves(tmp_path: Path) -> None:
+    places = [(1.5, -2.0, 3.0), (0.0, 4.25, -5.0)]
+    path = write_scene(tmp_path / "case.mrb", *scan(), places=places, **SHOWN)
+    with ZipFile(path) as archive:
+        (markup,) = json.loads(archive.read("scene/Data/candidates.mrk.json"))["markups"]
+    assert (markup["type"], markup["coordinateSystem"], markup["locked"]) == ("Fiducial", "LPS", True)
+    points = markup["controlPoints"]
+    assert [(point["label"], point["position"]) for point in points] == [("1", [-1.5, 2.0, 3.0]), ("2", [0, -4.25, -5])]
+    (node,) = [node for node in nodes(path) if node.tag == "MarkupsFiducial"]
+    assert (node.attrib["name"], node.attrib["locked"]) == ("case candidates", "true")
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -186,3 +186,80 @@ def test_only_the_very_settings_match():
 
 def test_key_is_the_same_in_every_process():
     assert settings_key({"b": [1, 2], "a": 0.5}) == settings_key({"a": 0.5, "b": (1, 2)}) == "61c62de8eeea3030"
+
+
+def with_peaks(*peaks: tuple[float, ...], patients: tuple[int, ...] = ()) -> IDReference:
+    scores = sorted(range(1, len(peaks) + 1))
+    return replace(with_scores(*map(float, scores)), peaks=peaks, patients=patients)
+
+
+def test_q_value_is_what_healthy_scans_lead_to_expect_over_what_was_found():
+    # Four people have 0, 1, 1 and 2 candidates at or above 2, of which none, one, none and one at or above 5.
+    made = with_peaks((1.0,), (5.0,), (2.0, 1.5), (6.0, 3.0))
+    # t = 9: (1 + 0) / 5 over 1; t = 5: (1 + 2) / 5 over 2; t = 2: (1 + 4) / 5 over 4.
+    assert made.q_values([9.0, 5.0, 2.0, 2.0]) == pytest.approx([0.2, 0.25, 0.25, 0.25])
+    assert made.q_values([2.0, 9.0, 2.0, 5.0]) == pytest.approx([0.25, 0.2, 0.25, 0.25]), "in the order given"
+    assert made.q_values([2.0]) == [1.0], "never above 1"
+    assert made.q_values([]) == []
+
+
+def test_q_values_fall_with_the_peak_and_are_never_below_what_so_few_people_allow():
+    rng = np.random.default_rng(6)
+    made = with_peaks(*(tuple(rng.gamma(2.0, 1.0, rng.integers(0, 6)).tolist()) for _ in range(19)))
+    peaks = np.sort(rng.gamma(2.0, 2.0, 30))
+    q = np.asarray(made.q_values(peaks.tolist()))
+    assert (np.diff(q) <= 0).all()
+    assert q.max() <= 1
+    assert (q >= 1 / 20 / 30).all()
+    brute = [
+        min((1 + sum(p >= t for scan in made.peaks for p in scan)) / 20 / (peaks >= t).sum() for t in peaks[: n + 1])
+        for n in range(30)
+    ]
+    np.testing.assert_allclose(q, np.minimum(brute, 1))
+
+
+def test_candidates_of_one_persons_scans_count_by_their_mean():
+    made = with_peaks((5.0, 5.0), (5.0,), (), patients=(0, 0, 1))
+    # Person 0 has 1.5 candidates a scan, person 1 none.
+    assert made.q_values([4.0, 4.5, 5.0, 4.2, 4.1]) == pytest.approx([2.5 / 3 / 5] * 5)
+
+
+@pytest.mark.parametrize(("people", "more"), [(4, 0.05), (40, 0.02)])
+def test_share_of_false_findings_is_about_q_where_healthy_places_are_like_those_of_healthy_scans(people, more):
+    rng, trials, found, false = np.random.default_rng(7), 1000, 0, []
+    for _ in range(trials):
+        made = with_peaks(*(tuple(rng.exponential(size=rng.poisson(2)).tolist()) for _ in range(people)))
+        healthy, ill = rng.exponential(size=rng.poisson(2)), 4 + rng.exponential(size=4)
+        q = np.asarray(made.q_values([*healthy.tolist(), *ill.tolist()]))
+        wrong, right = (q[: healthy.size] <= 0.2).sum(), (q[healthy.size :] <= 0.2).sum()
+        false.append(wrong / max(wrong + right, 1))
+        found += int(right)
+    assert np.mean(false) <= 0.2 + more, "an estimate: a little too small with few people"
+    assert found > 3 * trials, "what is there is found"
+
+
+def test_q_values_are_unknown_without_candidates_of_healthy_scans_and_known_where_these_had_none():
+    assert with_scores(1.0, 2.0).q_values([3.0]) is None
+    assert with_peaks((), ()).q_values([3.0, 4.0]) == pytest.approx([1 / 6, 1 / 6])
+
+
+def test_peaks_are_kept_in_the_file_and_a_file_without_them_is_read(tmp_path):
+    made = with_peaks((), (2.0,), (3.0, 1.0))
+    made.save(tmp_path / "reference.json")
+    assert IDReference.load(tmp_path / "reference.json") == made
+    content = json.loads((tmp_path / "reference.json").read_text())
+    del content["peaks"]
+    (tmp_path / "old.json").write_text(json.dumps(content))
+    assert IDReference.load(tmp_path / "old.json") == replace(made, peaks=())
+    content["peaks"] = [[1.0]]
+    (tmp_path / "bad.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="peaks: got those of 1 scans, expected 3"):
+        IDReference.load(tmp_path / "bad.json")
+
+
+def test_peaks_of_a_reference_follow_their_scans():
+    in_body = [np.full(300, 0.5) for _ in range(3)]
+    for values, highest in zip(in_body, (7.0, 3.0, 4.0), strict=True):
+        values[17] = highest
+    made = made_from(in_body, alike(in_body), slices=3, description="", peaks=[[7.0, 1.0], [], [4.0]])
+    assert made.peaks == ((), (4.0,), (7.0, 1.0))

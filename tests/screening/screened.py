@@ -66,6 +66,7 @@ def screened(count: int, *, healthy: IDReference, anomalous: float = 0.08, seed:
             remarks=(remark,) if n_slices > 60 else (),
             volume_ml=volume,
             worst_slice=int(rng.integers(n_slices)),
+            n_candidates=int(rng.poisson(6.0 if sick else 1.0)),
             case_dir=name,
             read_seconds=1.2,
             score_seconds=0.25 * n_slices,

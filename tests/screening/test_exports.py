@@ -18,7 +18,18 @@ def ledger(tmp_path):
             ledger.claim(name)
             volumes = {"Suspicious": 2.0, "Strongly suspicious": 1.0}
             ledger.finish(
-                Entry(name, State.scored, n_slices=5, scan_score=1.0, p_value=p, volume_ml=volumes, top_slices=(2, 1))
+                Entry(
+                    name,
+                    State.scored,
+                    n_slices=5,
+                    scan_score=1.0,
+                    p_value=p,
+                    volume_ml=volumes,
+                    top_slices=(2, 1),
+                    n_candidates=2,
+                    first_ras_mm=(9.5, -3.0, 7.0),
+                    first_ml=1.5,
+                )
             )
         ledger.claim("ct-d")
         ledger.finish(Entry("ct-d", State.refused, 'got "a, b"', "other"))
@@ -39,6 +50,8 @@ def test_csv_has_every_series_by_name_with_q_values(ledger, tmp_path):
     assert [row["q_value"] for row in rows] == ["0.03", "0.03", "0.5", ""]
     assert rows[0]["suspicious_ml"] == "2.0"
     assert rows[0]["top_slices"] == "2 | 1"
+    assert (rows[0]["n_candidates"], rows[0]["first_ras_mm"], rows[0]["first_ml"]) == ("2", "9.5 | -3.0 | 7.0", "1.5")
+    assert (rows[3]["n_candidates"], rows[3]["first_ras_mm"], rows[3]["first_ml"]) == ("", "", "")
     assert rows[3]["reason"] == 'got "a, b"'
     assert rows[3]["scan_score"] == ""
 
@@ -48,6 +61,7 @@ def test_parquet_keeps_types(ledger, tmp_path):
     write_tables(ledger, tmp_path)
     rows = parquet.read_table(tmp_path / "ledger.parquet").to_pylist()
     assert rows[0]["top_slices"] == [2, 1]
+    assert (rows[0]["n_candidates"], rows[0]["first_ras_mm"], rows[0]["first_ml"]) == (2, [9.5, -3.0, 7.0], 1.5)
     assert rows[0]["q_value"] == pytest.approx(0.03)
     assert rows[3]["scan_score"] is None
     assert rows[3]["state"] == "refused"

@@ -26,6 +26,9 @@ ENTRY = Entry(
     volume_ml={"Suspicious": 3.5, "Strongly suspicious": 0.0},
     worst_slice=4,
     top_slices=(4, 3, 5),
+    n_candidates=2,
+    first_ras_mm=(9.5, -3.25, 7.0),
+    first_ml=3.25,
     case_dir="cases/aa/ct-aa",
     read_seconds=1.0,
     score_seconds=2.0,
@@ -165,6 +168,18 @@ def test_a_ledger_of_an_older_version_gets_the_new_columns(path):
         ledger.claim("ct-aa")
         ledger.finish(ENTRY)
         assert next(ledger.entries()).remarks == ENTRY.remarks
+
+
+def test_scans_of_an_older_version_keep_their_rows_and_have_no_known_candidates(path):
+    with Ledger(path) as ledger:
+        ledger.claim("ct-aa")
+        ledger.finish(ENTRY)
+        for column in ("n_candidates", "first_ras_mm", "first_ml"):
+            ledger._sql.execute(f"ALTER TABLE series DROP COLUMN {column}")
+    with Ledger(path) as ledger:
+        (back,) = ledger.entries()
+        assert (back.n_candidates, back.first_ras_mm, back.first_ml) == (None, (), None)
+        assert back.scan_score == ENTRY.scan_score
 
 
 def test_a_file_that_is_no_ledger_is_refused(path):

@@ -165,3 +165,30 @@ def test_only_the_highest_scans_have_pictures(tmp_path):
     html = report(tmp_path, [scored(f"s{n}", n + 1.0) for n in range(4)], thumbnails=2)
     assert re.findall(r'<img src="data:image/webp', html) == ['<img src="data:image/webp'] * 2
     assert '<a href="./s3/s3_preview.png"' in html
+
+
+def test_the_first_candidates_of_the_highest_scans_are_listed(tmp_path):
+    def found(n: int, *, q: float | None) -> dict:
+        return {"slice": n, "peak_ras_mm": [-9.6, 20.2, n], "volume_ml": n / 2, "p": 0.02 * n, "q": q}
+
+    for name, candidates in (("s3", [found(n, q=0.1) for n in range(1, 6)]), ("s2", [found(7, q=None)]), ("s0", [])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}_summary.json").write_text(json.dumps({"candidates": candidates}))
+    entries = [scored(f"s{n}", n + 1.0, n_candidates=5 if n == 3 else None) for n in range(4)]
+    html = report(tmp_path, entries, thumbnails=3)
+    assert re.findall(r"<li>(.*?)</li>", html) == [
+        "slice 1, L 10 A 20 S 1 mm, 0.5 ml, p 0.020, q 0.1",
+        "slice 2, L 10 A 20 S 2 mm, 1.0 ml, p 0.040, q 0.1",
+        "slice 3, L 10 A 20 S 3 mm, 1.5 ml, p 0.060, q 0.1",
+        "slice 7, L 10 A 20 S 7 mm, 3.5 ml, p 0.140",
+    ]
+    assert data_of(html)["candidates"] == [5, None, None, None]
+
+
+@pytest.mark.parametrize(
+    "content", ["no json", "[]", '{"islands": []}', '{"candidates": [{"slice": 3}]}', '{"candidates": 3}']
+)
+def test_a_summary_that_tells_no_candidates_lists_none(tmp_path, content):
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "s_summary.json").write_text(content)
+    assert "<li>" not in report(tmp_path, [scored("s", 1.0)])

@@ -120,6 +120,10 @@ def test_a_scan_is_named_by_its_pseudonym_and_sent_on(job, tmp_path):
     summary = json.loads((sent[0][0] / "ct-aa_summary.json").read_text())
     assert summary["name"] == "ct-aa"
     assert outcome.provenance == summary["provenance"]
+    first = summary["candidates"][0]
+    assert outcome.entry.n_candidates == summary["candidate_count"] > 0
+    assert (list(outcome.entry.first_ras_mm), outcome.entry.first_ml) == (first["peak_ras_mm"], first["volume_ml"])
+    assert outcome.entry.p_value == first["p"]
 
 
 def test_crashes_are_told_by_their_kind_alone(job, monkeypatch):

@@ -11,6 +11,8 @@ value.folder = (row) => data.folder[row] || value.name(row);
 const table = document.getElementById("table"), body = table.tBodies[0], form = document.getElementById("filters");
 const first = [...body.rows].map((tr) => tr.querySelector("img")?.getAttribute("src") || "");
 const picture = (row) => (row < first.length ? first[row] : data.pictures[row - first.length]);
+const lists = [...body.rows].map((tr) => [...tr.querySelectorAll("li")].map((li) => li.textContent));
+const candidates = (row) => (row < lists.length ? lists[row] : data.listed[row - lists.length]) || [];
 const beyond = (row) => data.threshold !== null && data.score[row] !== null && data.score[row] > data.threshold;
 
 let shown = [], page = 0, key = "score", falling = true;
@@ -54,12 +56,18 @@ function line(row) {
   const title = cell("name");
   title.append(scored && data.folder[row] !== "" ? link(folder, name) : name);
   if (value.description(row)) title.append(element("small", "", value.description(row)));
+  if (candidates(row).length) {
+    const list = element("ol");
+    list.append(...candidates(row).map((text) => element("li", "", text)));
+    title.append(list);
+  }
   cell("state").append(element("i", "dot " + value.state(row)), value.state(row));
   number("score", data.digits.score, "Score");
   number("p", data.digits.p, "p");
   number("q", data.digits.p, "q");
   number("suspicious", 1, "Suspicious");
   number("strong", 1, "Strongly");
+  number("candidates", 0, "Candidates");
   number("worst", 0, "Worst slice").dataset.of = data.slices[row];
   number("slices", 0, "Slices");
   cell("note", value.note(row));

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.io.dicom_source import person_of
 from klip_monai.phantom import random_scan
-from klip_monai.scoring import IDReference, contrast_px, local_contrast
-from klip_monai.standard import PriorGrid, standard_slices
+from klip_monai.scoring import ContextNull, HealthyScan, IDReference, Places, contrast_px, local_contrast, with_sharp
+from klip_monai.standard import PriorGrid, slice_distance, standard_slices
 from klip_monai.training import SliceSet
 from klip_monai.transforms import KLIPScore
 
@@ -27,10 +28,25 @@ SLICE_MM = (4.0, 6.0)
 MIN_SCANS = 19
 """With scans of n people the smallest p-value is 1 / (1 + n)."""
 
+NULL_MM = 3.0
+"""Distance, mm, that slices of unknown distance are taken to have where there is no way around one."""
 
-Scan = tuple[torch.Tensor, torch.Tensor, int]
-"""Standard slices of a healthy scan, float32 (Z, 1, H, W) in [-1, 1], which of their pixels are body, bool
-(Z, 1, H, W), and the number of the person they are of."""
+
+@dataclass(frozen=True)
+class Scan:
+    """A healthy scan in the slice format of a prior.
+
+    Attributes:
+        images: standard slices, float32 (Z, 1, H, W) in [-1, 1].
+        body: which of their pixels are body and known, bool (Z, 1, H, W).
+        person: number of the person that it is of.
+        slice_mm: distance of its slices, mm; None if it is not known or they do not lie straight above each other.
+    """
+
+    images: torch.Tensor
+    body: torch.Tensor
+    person: int
+    slice_mm: float | None = None
 
 
 def standardized(volumes: Iterable[MetaTensor], grid: PriorGrid) -> Iterator[Scan]:
@@ -41,7 +57,8 @@ def standardized(volumes: Iterable[MetaTensor], grid: PriorGrid) -> Iterator[Sca
     people: dict[str | int, int] = {}
     for place, volume in enumerate(volumes):
         slices = standard_slices(volume, grid)
-        yield slices.images, slices.body, people.setdefault(person_of(volume) or place, len(people))
+        person = people.setdefault(person_of(volume) or place, len(people))
+        yield Scan(slices.images, slices.body, person, slice_distance(slices.placement.affine))
 
 
 def phantom_scans(count: int, *, slices: int, seed: int = REFERENCE_SEED) -> Iterator[MetaTensor]:
@@ -60,16 +77,57 @@ def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:
         yield read_volume(path)
 
 
-def set_scans(data: SliceSet, *, slices: int) -> Iterator[Scan]:
-    """Runs of ``slices`` neighbouring slices of a slice set, each taken for a scan; shorter rests are left out."""
+def set_scans(data: SliceSet, *, slices: int | None = None) -> Iterator[Scan]:
+    """Scans of a slice set.
+
+    Args:
+        data: the slices; each group is of another person.
+        slices: cut groups into runs of so many neighbours, each taken for a scan, and leave shorter rests out. None
+            takes each group as a whole.
+    """
     first = 0
-    for patient, group in enumerate(data.groups):
-        for start in range(first, first + group.slices - slices + 1, slices):
-            yield *data.stacked(range(start, start + slices)), patient
+    for person, group in enumerate(data.groups):
+        run = slices or group.slices
+        for start in range(first, first + group.slices - run + 1, run):
+            yield Scan(*data.stacked(range(start, start + run)), person, group.slice_mm)
         first += group.slices
 
 
-def calibrate(score: KLIPScore, scans: Iterable[Scan], *, settings: Mapping[str, Any], description: str) -> IDReference:
+def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
+    """Fit a null to the densities of healthy scans, each read in the plane and, at its slices' distance, in space.
+
+    Slices of unknown distance are taken for :data:`NULL_MM` apart too, so that the null knows what a mean along a scan
+    leaves of the noise.
+
+    Args:
+        score: the transform, under the settings.
+        scans: healthy scans of people that no ID reference is made of; they may have trained the prior.
+
+    Raises:
+        InputError: if there is too little in them.
+    """
+    inferer = score.inferer
+
+    def scored() -> Iterator[HealthyScan]:
+        for scan in scans:
+            counted = score.counted(scan.body)
+            apart = [None, scan.slice_mm or NULL_MM] if inferer.lowpass_z_mm else [None]
+            maps = inferer.maps(scan.images.to(score.device), score.network, slice_mm=apart)
+            for slice_mm, density in zip(apart, maps, strict=True):
+                left = inferer.noise_left(len(scan.images), slice_mm=slice_mm)
+                yield HealthyScan(scan.images, scan.body, counted, density[:, :1].cpu(), left)
+
+    return ContextNull.fit(scored(), pixel_mm=score.grid.pixel_mm, strength=inferer.calibration)
+
+
+def calibrate(
+    score: KLIPScore,
+    scans: Iterable[Scan],
+    *,
+    settings: Mapping[str, Any],
+    description: str,
+    null: ContextNull | None = None,
+) -> IDReference:
     """Score healthy scans and keep what p-values and thresholds need.
 
     Args:
@@ -77,30 +135,43 @@ def calibrate(score: KLIPScore, scans: Iterable[Scan], *, settings: Mapping[str,
         scans: healthy scans, none of which trained the prior.
         settings: see :func:`klip_monai.bundle.scoring_settings`.
         description: what the scans are.
+        null: what calibrates maps, if that is a null fitted to other people; None calibrates them by local contrast.
 
     Raises:
         InputError: for fewer than :data:`MIN_SCANS` scans, or scans of one person only.
     """
-    density, contrast, slices, patients = [], [], [], []
+    density, contrast, calibrated = [], [], []
+    slices, people, places = [], [], []
     around_px = contrast_px(score.grid.pixel_mm)
-    for images, body, patient in scans:
-        body = score.counted(body)
-        density.append(score.densities(images).movedim(1, -1)[body[:, 0]].numpy())
-        contrast.append(local_contrast(images, sigma_px=around_px)[body].numpy())
-        slices.append(len(images))
-        patients.append(patient)
+    for scan in scans:
+        body = score.counted(scan.body)
+        maps = score.densities(scan.images, slice_mm=scan.slice_mm)
+        density.append(maps.movedim(1, -1)[body[:, 0]].numpy())
+        if null is None:
+            contrast.append(local_contrast(scan.images, sigma_px=around_px)[body].numpy())
+        else:
+            left = score.inferer.noise_left(len(maps), slice_mm=scan.slice_mm)
+            calibrated.append(null.heatmap(maps[:, :1], scan.images, body=scan.body, noise_left=left)[body].numpy())
+        slices.append(len(maps))
+        people.append(scan.person)
+        pixel_ml = score.grid.pixel_mm**2 * (scan.slice_mm or NULL_MM) / 1000
+        places.append(Places(body[:, 0].numpy(), pixel_ml))
     if len(density) < MIN_SCANS:
         raise InputError(
             f"healthy scans: got {len(density)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; "
             "add scans of other people"
         )
+    shared = {"settings": settings, "slices": sorted(slices)[len(slices) // 2], "description": description}
+    if null is not None:
+        if score.inferer.sharp:
+            null, calibrated = with_sharp(null, calibrated, [d[:, 1] for d in density], people)
+        return IDReference.from_calibrated(calibrated, expected=null, patients=people, places=places, **shared)
     return IDReference.from_scans(
         density,
         contrast,
         contrast_px=around_px,
         strength=score.inferer.calibration,
-        settings=settings,
-        slices=sorted(slices)[len(slices) // 2],
-        description=description,
-        patients=patients,
+        patients=people,
+        places=places,
+        **shared,
     )

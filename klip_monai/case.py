@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,7 +122,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "slices_per_healthy_scan": reference.slices,
             "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],
             "description": reference.description,
-            "calibration": asdict(reference.expected),
+            "calibration": reference.expected.describe(),
         },
         "remarks": _reading_remarks(volume) + remarks(values.shape[2], reference),
         "provenance": dict(case.provenance),

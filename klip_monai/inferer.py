@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
 from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
@@ -34,6 +33,7 @@ from klip_monai.slice_generator import SliceGenerator
 from klip_monai.standard import slice_distance
 
 ESTIMATORS = ("renoised", "trajectory")
+NULLS = ("contrast", "context", "none")
 Work = TypeVar("Work", torch.Tensor, SliceMoves)
 
 _AIR = -1.0
@@ -85,8 +85,10 @@ class KLIPInferer(Inferer):
             distance of its slices is known (see :mod:`klip_monai.scoring.moves`); 0 reads each slice by itself.
         smoothing_z_mm: Gaussian smoothing of the density along the scan, mm, likewise.
         calibration: how strongly an ID reference is to calibrate the map, 0 (not) to 1 (fully), by what healthy tissue
-            of the same local contrast scores (see :class:`klip_monai.scoring.ExpectedDensity`). The inferer's own map
-            is not calibrated.
+            scores there. The inferer's own map is not calibrated.
+        null: what says that: "contrast", healthy tissue of the same local contrast (see
+            :class:`klip_monai.scoring.ExpectedDensity`); "context", of the same surroundings without the place itself
+            (see :class:`klip_monai.scoring.ContextNull`); "none" leaves maps as they are, like a calibration of 0.
         skin_px: rim of the body that heat maps and scores leave out, in pixels of the prior's grid: skin folds, the
             navel and what lies on the skin differ from person to person, and no organ lies there. The inferer's own map
             has it.
@@ -138,6 +140,7 @@ class KLIPInferer(Inferer):
         lowpass_z_mm: float = 0.0,
         smoothing_z_mm: float = 0.0,
         calibration: float = 1.0,
+        null: Literal["contrast", "context", "none"] = "contrast",
         skin_px: float = 0.0,
         sharp: bool = False,
         twins: int = 0,
@@ -187,7 +190,11 @@ class KLIPInferer(Inferer):
         for name, width in (widths | {"lowpass_z_mm": lowpass_z_mm, "smoothing_z_mm": smoothing_z_mm}).items():
             if width < 0:
                 raise ValueError(f"{name}: got {width}, expected 0 or more")
-        self.lowpass_px, self.smoothing_px, self.calibration = lowpass_px, smoothing_px, float(calibration)
+        if null not in NULLS:
+            raise ValueError(f"null: got {null!r}, expected one of {', '.join(NULLS)}")
+        self.null = null
+        self.lowpass_px, self.smoothing_px = lowpass_px, smoothing_px
+        self.calibration = 0.0 if null == "none" else float(calibration)
         self.lowpass_z_mm, self.smoothing_z_mm = float(lowpass_z_mm), float(smoothing_z_mm)
         self.skin_px, self.sharp = float(skin_px), sharp
         self.noise_px, self.body_margin_px = float(noise_px), body_margin_px
@@ -211,6 +218,7 @@ class KLIPInferer(Inferer):
         names += ["twins", "twin_sigma", "twin_smoothing_px"] if self.twins else []
         names += [name for name in ("lowpass_z_mm", "smoothing_z_mm", "skin_px") if getattr(self, name)]
         names += ["sharp"] if self.sharp else []
+        names += ["null"] if self.null == "context" else []
         names += ["body_margin_px"] if self.body_margin_px is not None else []
         described = {"operator": self.operator.describe(), "window": asdict(self.window), **self.noise.describe()}
         if self.data_operator is not None:
@@ -268,10 +276,9 @@ class KLIPInferer(Inferer):
         slice_mm: float | None,
     ) -> torch.Tensor:
         """Smoothed map of (B, 1, H, W), some slices at a time; (B, 2, H, W) if ``sharp``."""
-        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
         if places is None and slice_mm is not None and (self.lowpass_z_mm or self.smoothing_z_mm):
-            self._map_scan(slices, network, slice_mm=slice_mm, into=maps)
-            return maps
+            return self.maps(slices, network, slice_mm=[slice_mm])[0]
+        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
 
         def score(images: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
             return smooth(self.map(images, network, generator=generator), sigma_px=self.smoothing_px)
@@ -281,36 +288,33 @@ class KLIPInferer(Inferer):
                 maps[members] = scored
         return maps
 
-    def _map_scan(self, slices: torch.Tensor, network: Denoiser, *, slice_mm: float, into: torch.Tensor) -> None:
-        """Maps of a scan's slices (Z, 1, H, W) that know their neighbours, written to (Z, 1 or 2, H, W)."""
-        along = partial(AlongScan, len(slices), slice_mm=slice_mm)
-        moves_along, maps_along = along(sigma_mm=self.lowpass_z_mm), along(sigma_mm=self.smoothing_z_mm)
+    def maps(self, slices: torch.Tensor, network: Denoiser, *, slice_mm: Sequence[float | None]) -> list[torch.Tensor]:
+        """Smoothed maps of a scan's slices as they would be at several distances, for the passes of one.
+
+        Args:
+            slices: neighbouring standard slices, float32 (Z, 1, H, W) in [-1, 1].
+            network: the prior.
+            slice_mm: distances, mm; None reads each slice by itself.
+
+        Returns:
+            For each distance float32 (Z, 1, H, W), or (Z, 2, H, W) if ``sharp``, nats per pixel.
+        """
+        readings = [_Reading(self, slices, slice_mm=apart) for apart in slice_mm]
 
         def moves(images: torch.Tensor, generator: SliceGenerator) -> SliceMoves:
             return self.moves(images, network, generator=generator)
 
-        def take(z: int, kept: SliceMoves | None) -> None:
-            if kept is not None and kept.sharp is not None:
-                into[z, 1:] = kept.sharp[0]
-            for ready, mean in moves_along(z, None if kept is None else kept.values[0]):
-                read = None
-                if mean is not None:
-                    assert kept is not None  # the last one to come had something in it
-                    sharp = into[ready, None, 1:] if self.sharp else None
-                    near = replace(kept, values=mean[None], sharp=sharp)
-                    read = smooth(near.map(twin_smoothing_px=self.twin_smoothing_px), sigma_px=self.smoothing_px)[0]
-                for done, smoothed in maps_along(ready, read):
-                    if smoothed is not None:
-                        into[done] = smoothed
-
         with torch.inference_mode():
             for z in range(len(slices)):
                 if not _shows_body(slices[z]):
-                    take(z, None)
+                    for reading in readings:
+                        reading.take(z, None)
             with self.batches(slices, moves, any_number=_any_number(network)) as each:
                 for members, kept in each:
                     for row, z in enumerate(members):
-                        take(z, kept[row : row + 1])
+                        for reading in readings:
+                            reading.take(z, kept[row : row + 1])
+        return [reading.maps for reading in readings]
 
     @contextmanager
     def batches(
@@ -362,6 +366,12 @@ class KLIPInferer(Inferer):
 
         with one_thread_each(on_batch, batches) if on_cpu else one_after_the_other(on_batch, batches) as each:
             yield results(each)
+
+    def noise_left(self, slices: int, *, slice_mm: float | None) -> torch.Tensor:
+        """Share of the noise's energy that the low-pass along a scan leaves in each slice, float32 (slices,)."""
+        if slice_mm is None:
+            return torch.ones(slices)
+        return AlongScan(slices, slice_mm=slice_mm, sigma_mm=self.lowpass_z_mm).noise_left
 
     def map(self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator) -> torch.Tensor:
         """Density of one batch, over that of its twins if there are any; before smoothing.
@@ -577,6 +587,34 @@ class KLIPInferer(Inferer):
             for _ in range(self.draws):
                 renoise(posterior, x0, sigmas=self.edges, generator=generator, callback=report, crossed=self.crossed)
         return x0.unflatten(0, (len(measurement.y), self.samples))[:, :, 0]
+
+
+class _Reading:
+    """The map of a scan, made from the moves of its slices as they come."""
+
+    def __init__(self, inferer: KLIPInferer, slices: torch.Tensor, *, slice_mm: float | None) -> None:
+        self._inferer = inferer
+        self.maps = slices.new_zeros(len(slices), 1 + inferer.sharp, *slices.shape[2:])
+        sigmas = (inferer.lowpass_z_mm, inferer.smoothing_z_mm) if slice_mm else (0.0, 0.0)
+        self._moves, self._smoothed = (
+            AlongScan(len(slices), slice_mm=slice_mm or 1.0, sigma_mm=sigma) for sigma in sigmas
+        )
+
+    def take(self, z: int, kept: SliceMoves | None) -> None:
+        """Take the moves of a slice, None for one of air, and make the maps that this was the last missing for."""
+        if kept is not None and kept.sharp is not None:
+            self.maps[z, 1:] = kept.sharp[0]
+        for ready, mean in self._moves(z, None if kept is None else kept.values[0]):
+            for done, smoothed in self._smoothed(ready, None if mean is None else self._read(ready, mean, kept)):
+                if smoothed is not None:
+                    self.maps[done] = smoothed
+
+    def _read(self, z: int, mean: torch.Tensor, like: SliceMoves | None) -> torch.Tensor:
+        """The map of a slice, smoothed in the plane, (1 or 2, H, W), from moves (R, N, C, h, w)."""
+        assert like is not None  # the last slice to come had something in it
+        one = self._inferer
+        near = replace(like, values=mean[None], sharp=self.maps[z, None, 1:] if one.sharp else None)
+        return smooth(near.map(twin_smoothing_px=one.twin_smoothing_px), sigma_px=one.smoothing_px)[0]
 
 
 def _edges(window: Window, levels: int | Sequence[float]) -> list[float]:

@@ -23,7 +23,7 @@ from klip_monai.io.names import case_name
 from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
-from klip_monai.scoring import IDReference, threshold_heatmap
+from klip_monai.scoring import MIN_ML, IDReference, threshold_heatmap
 from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices, to_source_grid
 
 Data = dict[Hashable, Any]
@@ -151,24 +151,38 @@ class ToPriorGridd(MapTransform, InvertibleTransform):
 
 
 class CalibrateHeatmapd(MapTransform):
-    """Divide densities by what healthy tissue of the same local contrast scores (see `ExpectedDensity`).
+    """Divide densities by what healthy tissue scores there (see `ExpectedDensity` and `ContextNull`).
 
     Args:
         keys: keys of densities, MetaTensor (1, H, W, Z) or (2, H, W, Z), nats per pixel; become heat maps (1, H, W, Z),
             nats per pixel of average healthy tissue.
-        image_key: key of the standard slices they belong to, (1, H, W, Z) in [-1, 1].
+        image_key: key of the standard slices they belong to, MetaTensor (1, H, W, Z) in [-1, 1].
         reference: from healthy scans under the same settings.
+        inferer: what made the densities.
+        body_key: key of the body mask.
     """
 
-    def __init__(self, keys: KeysCollection, *, image_key: str, reference: IDReference) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        image_key: str,
+        reference: IDReference,
+        inferer: KLIPInferer,
+        body_key: str = "body",
+    ) -> None:
         super().__init__(keys)
-        self.image_key, self.reference = image_key, reference
+        self.image_key, self.reference, self.inferer, self.body_key = image_key, reference, inferer, body_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Calibrate the maps."""
         d = dict(data)
+        images = d[self.image_key]
+        left = self.inferer.noise_left(images.shape[-1], slice_mm=slice_distance(images.affine.numpy()))
+        body = _unstack(d[self.body_key]).bool().cpu()
         for key in self.key_iterator(d):
-            heatmap = self.reference.expected.heatmap(_unstack(d[key]), _unstack(d[self.image_key]))
+            density, seen = _unstack(d[key]).cpu(), _unstack(images).cpu()
+            heatmap = self.reference.expected.heatmap(density, seen, body=body, noise_left=left)
             d[key] = convert_to_dst_type(_stack(heatmap), d[key])[0]
         return d
 
@@ -247,7 +261,10 @@ class KLIPScore(Transform):
             Float32 (Z, 1, H, W), zero outside of the body and in the rim that the inferer leaves out.
         """
         density = self.densities(images, slice_mm=slice_mm)
-        heatmap = density[:, :1] if self.reference is None else self.reference.expected.heatmap(density, images.cpu())
+        heatmap = density[:, :1]
+        if self.reference is not None:
+            left = self.inferer.noise_left(len(images), slice_mm=slice_mm)
+            heatmap = self.reference.expected.heatmap(density, images.cpu(), body=body.cpu(), noise_left=left)
         return heatmap * self.counted(body.cpu())
 
     def counted(self, body: torch.Tensor) -> torch.Tensor:
@@ -291,7 +308,7 @@ class ThresholdHeatmapd(MapTransform):
     """
 
     def __init__(
-        self, keys: KeysCollection, *, reference: IDReference, heatmap_key: str = "heatmap", min_ml: float = 0.1
+        self, keys: KeysCollection, *, reference: IDReference, heatmap_key: str = "heatmap", min_ml: float = MIN_ML
     ) -> None:
         super().__init__(keys)
         self.reference, self.heatmap_key, self.min_ml = reference, heatmap_key, min_ml

@@ -10,7 +10,7 @@ measured by what healthy tissue reaches. No out-of-distribution data takes part.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -135,7 +135,18 @@ class ExpectedDensity:
         """Expected density in nats per pixel at local contrasts of any shape."""
         return np.exp(np.interp(np.log(contrast), np.log(self.contrast), np.log(self.density)))
 
-    def heatmap(self, density: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    def describe(self) -> dict[str, Any]:
+        """All of it, JSON-able."""
+        return {"null": "contrast", **asdict(self)}
+
+    def heatmap(
+        self,
+        density: torch.Tensor,
+        images: torch.Tensor,
+        *,
+        body: torch.Tensor | None = None,
+        noise_left: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Multiply a smoothed density with (``average`` / expected at each pixel's local contrast) ** ``strength``.
 
         Where there is a second density, of all spatial frequencies, the larger of both counts.
@@ -143,6 +154,8 @@ class ExpectedDensity:
         Args:
             density: float32 (B, 1, H, W), or (B, 2, H, W) with the one of all frequencies second, nats per pixel.
             images: the standard slices, float32 (B, 1, H, W) in [-1, 1].
+            body: of no use here, see :class:`klip_monai.scoring.ContextNull`.
+            noise_left: likewise.
 
         Returns:
             Float32 (B, 1, H, W), nats per pixel of average healthy tissue.

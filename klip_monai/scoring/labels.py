@@ -6,6 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+MIN_ML = 0.1
+"""Islands of less volume, in ml, are no candidates."""
+
 LABEL_NAMES = {0: "Background", 1: "Suspicious", 2: "Strongly suspicious"}
 
 

@@ -149,6 +149,12 @@ class AlongScan:
         self._waits_for = [len(self._around(place)) for place in range(slices)]
         self._wanted_by = list(self._waits_for)  # as many slices want one as it wants itself
 
+    @property
+    def noise_left(self) -> torch.Tensor:
+        """Share of the energy that noise, drawn anew in every slice, has left in each mean: float32 (slices,)."""
+        left = [sum(share**2 for share in self._weights(place).values()) for place in range(self.slices)]
+        return torch.tensor(left)
+
     def __call__(self, place: int, values: torch.Tensor | None) -> list[tuple[int, torch.Tensor | None]]:
         """Take a slice, and give those whose neighbours have all come.
 
@@ -179,11 +185,15 @@ class AlongScan:
         own = self._kept[place]
         if own is None or self.reach == 0:
             return own
-        shares = {near: self._shares[abs(near - place)] for near in self._around(place)}
-        whole = math.fsum(shares.values())
         mean = torch.zeros_like(own)
-        for near, share in shares.items():
+        for near, weight in self._weights(place).items():
             values = self._kept[near]
             if values is not None:
-                mean.add_(values, alpha=share / whole)
+                mean.add_(values, alpha=weight)
         return mean
+
+    def _weights(self, place: int) -> dict[int, float]:
+        """Of each slice around, in the mean of one."""
+        shares = {near: self._shares[abs(near - place)] for near in self._around(place)}
+        whole = math.fsum(shares.values())
+        return {near: share / whole for near, share in shares.items()}

@@ -7,19 +7,43 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from klip_monai.errors import BundleError
+from klip_monai.scoring.context import ContextNull
 from klip_monai.scoring.expected import RARE, ExpectedDensity, Values, leave_one_out
+from klip_monai.scoring.labels import MIN_ML, islands
 
 
 def settings_key(settings: Mapping[str, Any]) -> str:
     """Hash of everything a threshold belongs to (weights, sampler, operator, ...), given as JSON-able values."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the in-body pixels of a healthy scan lie.
+
+    Attributes:
+        inside: which pixels they are, bool (Z, H, W).
+        voxel_ml: volume of a pixel of a slice, ml.
+    """
+
+    inside: NDArray[np.bool_]
+    voxel_ml: float
+
+    def peaks(self, values: Values, suspicious: float) -> tuple[float, ...]:
+        """Highest value of each candidate, descending; ``values`` (N,) of the pixels, nats per pixel."""
+        heatmap = np.zeros(self.inside.shape, np.float32)
+        heatmap[self.inside] = values
+        parts = islands((heatmap >= suspicious).view(np.uint8), voxel_ml=self.voxel_ml)
+        found = [float(heatmap[box][inside].max()) for _, box, ml, inside in parts if ml >= MIN_ML]
+        return tuple(sorted(found, reverse=True))
 
 
 @dataclass(frozen=True)
@@ -44,7 +68,7 @@ class IDReference:
     """
 
     key: str
-    expected: ExpectedDensity
+    expected: ExpectedDensity | ContextNull
     scan_scores: tuple[float, ...]
     suspicious: float
     strong: float
@@ -72,9 +96,9 @@ class IDReference:
         slices: int,
         description: str,
         patients: Sequence[int] | None = None,
-        peaks: Sequence[Sequence[float]] | None = None,
+        places: Sequence[Places] | None = None,
     ) -> IDReference:
-        """Make a reference.
+        """Make a reference whose maps are calibrated by local contrast, each scan's by the other people's.
 
         Args:
             density: for each healthy scan its in-body smoothed density, (N, 1), nats per pixel; or (N, 2) with the
@@ -86,22 +110,54 @@ class IDReference:
             slices: slices of each scan.
             description: what the scans were.
             patients: number of the person that each scan is of; None if each is of another.
-            peaks: for each healthy scan the highest value of each of its candidates, on its map as others calibrate
-                it, nats per pixel; None if they are not known.
+            places: where the pixels of each scan lie, for its candidates; None if that is not known.
 
         Raises:
             InputError: for scans of fewer than two people, or too few pixels.
         """
-        patients = range(len(density)) if patients is None else patients
+        patients = list(range(len(density)) if patients is None else patients)
         expected, calibrated = leave_one_out(
             density, contrast, contrast_px=contrast_px, strength=strength, patients=patients
         )
+        return cls.from_calibrated(
+            calibrated,
+            expected=expected,
+            settings=settings,
+            slices=slices,
+            description=description,
+            patients=patients,
+            places=places,
+        )
+
+    @classmethod
+    def from_calibrated(
+        cls,
+        calibrated: Sequence[Values],
+        *,
+        expected: ExpectedDensity | ContextNull,
+        settings: Mapping[str, Any],
+        slices: int,
+        description: str,
+        patients: Sequence[int],
+        places: Sequence[Places] | None = None,
+    ) -> IDReference:
+        """Make a reference of maps that their own people had no part in calibrating.
+
+        Args:
+            calibrated: for each healthy scan the heat map of its in-body pixels, (N,), nats per pixel.
+            expected: what calibrates the maps of other scans.
+            settings: what the densities were made with.
+            slices: slices of each scan.
+            description: what the scans were.
+            patients: number of the person that each scan is of.
+            places: where the pixels of each scan lie, for its candidates; None if that is not known.
+        """
         maxima = [float(values.max()) for values in calibrated]
         order = sorted(range(len(maxima)), key=lambda scan: (maxima[scan], patients[scan]))
         scores, of = tuple(maxima[scan] for scan in order), tuple(patients[scan] for scan in order)
-        found = () if peaks is None else tuple(tuple(peaks[scan]) for scan in order)
         suspicious = float(np.quantile(np.concatenate(calibrated), RARE))
         strong = max(float(np.quantile(scores, 0.95, method="higher")), suspicious)
+        found = () if places is None else tuple(places[scan].peaks(calibrated[scan], suspicious) for scan in order)
         return cls(settings_key(settings), expected, scores, suspicious, strong, slices, description, of, found)
 
     @classmethod
@@ -111,12 +167,10 @@ class IDReference:
         Raises:
             BundleError: if the file is missing or not a reference.
         """
+        path = Path(path)
         try:
-            content = json.loads(Path(path).read_text())
-            curve = content["expected"]
-            expected = ExpectedDensity(
-                **{**curve, "contrast": tuple(curve["contrast"]), "density": tuple(curve["density"])}
-            )
+            content = json.loads(path.read_text())
+            expected = _expected(content["expected"], path)
             lists = {name: tuple(content.get(name, ())) for name in ("scan_scores", "patients")}
             peaks = tuple(tuple(scan) for scan in content.get("peaks", ()))
             return cls(**{**content, **lists, "expected": expected, "peaks": peaks})
@@ -126,8 +180,16 @@ class IDReference:
             ) from error
 
     def save(self, path: str | Path) -> None:
-        """Write the reference as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write the reference as JSON, and beside it the network of its null if that has one."""
+        path = Path(path)
+        if isinstance(self.expected, ContextNull):
+            self.expected.save(path.with_suffix(".safetensors"))
+        path.write_text(json.dumps(self.describe(), indent=2) + "\n")
+
+    def describe(self) -> dict[str, Any]:
+        """All of it, JSON-able; of the network of its null a hash."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return values | {"expected": self.expected.describe()}
 
     def matches(self, settings: Mapping[str, Any]) -> bool:
         """Whether the reference was made with exactly these settings; if not, its thresholds mean nothing."""
@@ -194,3 +256,11 @@ class IDReference:
         """What each scan is of all scans of its person."""
         scans = Counter(self.patients)
         return [1 / scans[patient] for patient in self.patients] or [1.0] * len(self.scan_scores)
+
+
+def _expected(content: Mapping[str, Any], path: Path) -> ExpectedDensity | ContextNull:
+    """What `describe` of a null gave, of the reference at ``path``."""
+    if content.get("null") == "context":
+        return ContextNull.load(path.with_suffix(".safetensors"), content)
+    curve = {name: value for name, value in content.items() if name != "null"}
+    return ExpectedDensity(**{**curve, "contrast": tuple(curve["contrast"]), "density": tuple(curve["density"])})

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ class _Scorer:
         self.settings = {
             "bundle": info.name,
             "bundle_version": info.version,
-            "reference": settings_key(asdict(self.reference)),
+            "reference": settings_key(self.reference.describe()),
             "seed": model.seed,
             "repair": sorted(overrides.get("repair", [])),
             "outputs": list(model.outputs),

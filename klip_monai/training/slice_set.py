@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from klip_monai.errors import InputError, KlipError
 from klip_monai.prior.files import write_whole
-from klip_monai.standard import PriorGrid, body_of, standard_slices
+from klip_monai.standard import PriorGrid, body_of, slice_distance, standard_slices
 from klip_monai.training.sources import Group
 
 _MANIFEST, _GRID = "manifest.csv", "grid.json"
@@ -35,6 +35,7 @@ class SliceGroup:
         clip_hu: the lowest HU that the source kept; None if it kept all that matters.
         file: ``.npy`` file, float16 (slices, H, W) in [-1, 1], inferior to superior where the order is known.
         sha256: of the file.
+        slice_mm: distance of neighbouring slices, mm; None if it is not known, or they are no neighbours.
     """
 
     group: str
@@ -44,6 +45,7 @@ class SliceGroup:
     clip_hu: float | None
     file: str
     sha256: str
+    slice_mm: float | None = None
 
 
 def write_slice_set(groups: Iterable[Group], folder: str | Path, *, grid: PriorGrid) -> list[str]:
@@ -69,19 +71,23 @@ def write_slice_set(groups: Iterable[Group], folder: str | Path, *, grid: PriorG
     write_whole(folder / _GRID, lambda draft: draft.write_text(json.dumps(grid.describe(), indent=2) + "\n"))
     done: list[SliceGroup] = []
     refused: list[str] = []
+    listed = {group.file: group.slice_mm for group in read_manifest(folder)} if (folder / _MANIFEST).exists() else {}
     for group in groups:
-        name = f"{hashlib.sha256(f'{group.source}/{group.name}'.encode()).hexdigest()[:16]}.npy"
-        path = folder / "slices" / name
-        if not path.exists():
+        file = f"slices/{hashlib.sha256(f'{group.source}/{group.name}'.encode()).hexdigest()[:16]}.npy"
+        path = folder / file
+        slice_mm = listed.get(file) if group.is_scan else group.slice_mm
+        if not path.exists() or (group.is_scan and file not in listed):
             try:
-                parts = [standard_slices(volume, grid).images[:, 0].half().numpy() for volume in group.volumes()]
+                parts = [standard_slices(volume, grid) for volume in group.volumes()]
             except KlipError as error:
                 refused.append(f"{group.name}: {error}")
                 continue
-            _save(path, np.concatenate(parts))
+            if group.is_scan:
+                slice_mm = slice_distance(parts[0].placement.affine)
+            _save(path, np.concatenate([part.images[:, 0].half().numpy() for part in parts]))
         slices = len(np.load(path, mmap_mode="r"))
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        done.append(SliceGroup(group.name, group.source, group.split, slices, group.clip_hu, f"slices/{name}", digest))
+        done.append(SliceGroup(group.name, group.source, group.split, slices, group.clip_hu, file, digest, slice_mm))
     if not done:
         raise InputError(f"slice set {folder}: none of {len(refused)} groups could be read, first: {refused[0]}")
     write_whole(folder / _MANIFEST, lambda draft: _write_manifest(draft, done))
@@ -125,6 +131,7 @@ def read_manifest(folder: str | Path) -> list[SliceGroup]:
                     float(row["clip_hu"]) if row["clip_hu"] else None,
                     row["file"],
                     row["sha256"],
+                    float(row["slice_mm"]) if row.get("slice_mm") else None,
                 )
                 for row in csv.DictReader(file)
             ]

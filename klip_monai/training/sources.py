@@ -39,6 +39,8 @@ class Group:
         clip_hu: the lowest HU that the source kept, everything below being stored as this value; None if it kept all
             that matters.
         volumes: reads the volumes, each a MetaTensor float32 HU (1, X, Y, Z); raises InputError.
+        slice_mm: distance of neighbouring slices, mm; None if it is not known, or for a scan, which says so itself.
+        is_scan: whether there is one volume, a scan; else there is a volume for each slice.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Group:
     split: str
     clip_hu: float | None
     volumes: Callable[[], Iterator[MetaTensor]]
+    slice_mm: float | None = None
+    is_scan: bool = False
 
 
 def scan_groups(archive: Path, *, held_out: float) -> list[Group]:
@@ -67,7 +71,7 @@ def scan_groups(archive: Path, *, held_out: float) -> list[Group]:
         return lambda: iter([read_volume(path)])
 
     return [
-        Group(path.name, archive.resolve().name, _split(path.name, held_out=held_out), None, reader(path))
+        Group(path.name, archive.resolve().name, _split(path.name, held_out=held_out), None, reader(path), is_scan=True)
         for path in entries
     ]
 
@@ -87,11 +91,11 @@ def picture_groups(
 
     Args:
         manifest: CSV with the columns ``file`` (relative to the manifest), ``source``, ``group``, ``split`` and
-            optionally ``pixel_mm``.
+            optionally ``pixel_mm`` and ``slice_mm``, the distance of the slices of a group that are all neighbours.
         clipped: by source, the lowest HU that it kept.
         pixel_mm: pixel size taken where the manifest gives none.
-        splits: CSV with the columns ``file``, ``group`` and ``split`` that count instead of the manifest's; slices that
-            it does not list are left out.
+        splits: CSV with the columns ``file``, ``group`` and ``split``, and any others, that count instead of the
+            manifest's; slices that it does not list are left out.
 
     Raises:
         InputError: if a table lacks columns, names a missing file, or puts a group into two splits.
@@ -105,7 +109,11 @@ def picture_groups(
         by_group.setdefault(row["group"], []).append(row)
     groups = []
     for name, members in by_group.items():
-        sides, sources = ({row[key] for row in members} for key in ("split", "source"))
+        sides, sources, apart = ({row.get(key) or "" for row in members} for key in ("split", "source", "slice_mm"))
+        if len(apart) > 1:
+            raise InputError(
+                f"manifest {manifest}: group {name} has slice_mm {sorted(apart)}, expected one distance a group"
+            )
         if len(sides) > 1:
             raise InputError(f"manifest {manifest}: group {name} is in {sorted(sides)}, expected one split a group")
         absent = [row["file"] for row in members if not (manifest.parent / row["file"]).is_file()]
@@ -114,7 +122,8 @@ def picture_groups(
         source = min(sources)
         clip_hu = clipped.get(source)
         pictures = [(manifest.parent / row["file"], float(row.get("pixel_mm") or pixel_mm)) for row in members]
-        groups.append(Group(name, source, sides.pop(), clip_hu, _picture_reader(pictures, clip_hu)))
+        slice_mm = float(next(iter(apart))) if apart != {""} else None
+        groups.append(Group(name, source, sides.pop(), clip_hu, _picture_reader(pictures, clip_hu), slice_mm))
     return groups
 
 

@@ -218,5 +218,6 @@ def _headlines(writing: Writing) -> list[str]:
         f"against {thresholds['healthy']} "
         f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
         f"Prior {provenance['bundle']} {provenance['bundle_version']}",
+        *([f"Region: {summary['region']['volume_ml']:.1f} ml"] if summary["region"] else []),
         *summary["remarks"],
     ]

@@ -80,6 +80,7 @@ def summarize(case: Case) -> dict[str, Any]:
     values: NDArray[np.float32] = case.heatmap[0].cpu().numpy()
     label_values: NDArray[np.uint8] = case.labels[0].cpu().numpy()
     region = None if case.region is None else Region.of(case.region)
+    about_p = remarks(values.shape[2] if region is None else region.slices, reference)
     worst = first_maximum(values)
     per_slice = values.max(axis=(0, 1))
     found = []
@@ -128,9 +129,11 @@ def summarize(case: Case) -> dict[str, Any]:
             "description": reference.description,
             "calibration": asdict(reference.expected),
         },
-        "remarks": _reading_remarks(volume)
-        + remarks(values.shape[2] if region is None else region.slices, reference)
-        + ([] if region is None else region.remarks()),
+        "remarks": [
+            *_reading_remarks(volume),
+            *about_p,
+            *([] if region is None else region.remarks(is_long=bool(about_p))),
+        ],
         "provenance": dict(case.provenance),
         "versions": versions(),
     }

@@ -202,11 +202,12 @@ class Region:
             **({"names": list(self.names)} if self.names else {}),
         }
 
-    def remarks(self) -> list[str]:
-        """What a reader has to know of a score of the region, in sentences."""
+    def remarks(self, *, is_long: bool = False) -> list[str]:
+        """What a reader has to know of a score of the region, in sentences; ``is_long`` if it has many slices."""
+        against = ", as far as the number of slices does not make up for it" if is_long else ""
         found = [
             f"region: score, labels and p are of {self.volume_ml:.3g} ml. The healthy scores are of whole bodies, and "
-            "the highest of a part is lower by chance, so p is too large."
+            f"the highest of a part is lower by chance, so p is too large{against}."
         ]
         if self.absent:
             found.append(f"region: {self.absent} of the labels asked for have no voxel in the mask.")
@@ -238,9 +239,9 @@ def _check_frame(mask: Mask, volume: MetaTensor) -> None:
     frame = volume.meta.get("frame_of_reference")
     if mask.frame_of_reference and frame and mask.frame_of_reference != frame:
         raise InputError(
-            f"--roi: got a mask with FrameOfReferenceUID {mask.frame_of_reference}, expected that of the scan, {frame}; "
-            "give the mask of this scan, or register it and save it as .nii.gz: coordinates of two frames have nothing "
-            "to do with each other"
+            f"--roi: got a mask with FrameOfReferenceUID {mask.frame_of_reference}, expected that of the scan, {frame}"
+            "; give the mask of this scan, or register it and save it as .nii.gz: coordinates of two frames have "
+            "nothing to do with each other"
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import nibabel.orientations as nio
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +19,7 @@ from klip_monai.io.roi import Roi, mask_format
 _LISTED = 40  # labels of a message
 _QUOTED = 200  # letters
 _HEADER_BYTES = 2**20
+_FLAT = 1e-3  # of the volume of a voxel with these sides at right angles
 _SLICER_SEGMENT = re.compile(rb"^Segment\d+_\w+:=", re.MULTILINE)
 _PLACE = ("space", "space directions", "space origin")
 
@@ -64,9 +66,13 @@ class Mask:
     def sha256(self) -> str:
         """Hash of the region's voxels and their places, rounded to 0.001 mm, 64 hexadecimal digits.
 
-        Empty voxels around them do not count, so that the formats, of which some leave them out, agree.
+        Empty voxels around them do not count, nor does the order of axes and voxels, so that the formats, which have
+        their own, agree.
         """
         values, affine = cropped(self.values, self.affine)
+        turned = nio.io_orientation(affine)
+        affine = affine @ nio.inv_ornt_aff(turned, values.shape)
+        values = np.asarray(nio.apply_orientation(values, turned))
         digest = hashlib.sha256(f"{values.shape}".encode())
         digest.update((np.round(affine, 3) + 0.0).astype("<f8").tobytes())  # + 0.0 makes -0.0 a 0.0
         digest.update(np.packbits(values).tobytes())
@@ -95,7 +101,8 @@ def read_mask(roi: Roi) -> Mask:
         prefix = "" if message.startswith("--roi") else f"--roi: got a mask that cannot be used: {roi.path.name!r}: "
         raise InputError(prefix + message.removeprefix(f"{roi.path}: ")) from error
     spacing = np.linalg.norm(mask.affine[:3, :3], axis=0)
-    if not (np.isfinite(mask.affine).all() and abs(np.linalg.det(mask.affine)) > 1e-3 * spacing.prod() > 0):
+    is_finite = bool(np.isfinite(mask.affine).all())
+    if not is_finite or not abs(np.linalg.det(mask.affine)) > _FLAT * spacing.prod() > 0:
         raise InputError(
             f"--roi: got a mask with the affine {np.round(mask.affine[:3], 3).tolist()}, expected three axes of finite "
             "length that span space; save it again"

@@ -57,6 +57,14 @@ def in_box(affine: np.ndarray, shape: Sequence[int], *, frame: np.ndarray | None
     return np.logical_and.reduce([(low < p) & (p < high) for p, (low, high) in zip(places, box, strict=True)])
 
 
+def assert_in_box(region: np.ndarray, affine: np.ndarray, *, frame: np.ndarray | None = None, box=BOX) -> None:
+    """A region is the box, but that centres within 0.02 mm of a side may fall on either: headers round."""
+    smaller, larger = (in_box(affine, region.shape, frame=frame, box=np.add(box, (-by, by))) for by in (-0.02, 0.02))
+    assert 0 < smaller.sum() < smaller.size
+    assert not (smaller & ~region).any()
+    assert not (region & ~larger).any()
+
+
 def write_nifti(path: Path, drawn: Drawn, *, codes: tuple[int, int] = (1, 1), dtype: type = np.uint8) -> Path:
     image = nib.Nifti1Image(drawn.values.astype(dtype), None)
     image.set_sform(drawn.affine, codes[0])

@@ -10,6 +10,7 @@ import pytest
 from mask_files import (
     BOX,
     Drawn,
+    assert_in_box,
     draw,
     in_box,
     write_dicom_seg,
@@ -85,11 +86,8 @@ def test_a_box_lands_where_it_was_drawn_whoever_wrote_it(name, tmp_path):
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (5, 5, 10)])
 def test_an_oblique_box_lands_where_it_was_drawn_whoever_wrote_it(spacing, tmp_path):
     drawn = draw(spacing, axes="LSA", frame=OBLIQUE)
-    expected = in_box(SCAN, SHAPE, frame=OBLIQUE)
-    for library, path in written(drawn, tmp_path).items():
-        found = landed(read_mask(Roi(path)))
-        # Headers round: centres that lie nearer to a side than that may fall on either.
-        assert np.count_nonzero(found != expected) <= 2, library
+    for path in written(drawn, tmp_path).values():
+        assert_in_box(landed(read_mask(Roi(path))), SCAN, frame=OBLIQUE)
 
 
 def test_a_mask_on_an_upright_grid_lands_on_the_slices_of_a_tilted_gantry():

@@ -69,6 +69,14 @@ class Writing:
         labels, straight = straighten(labels, affine, nearest=True)
         return Grid(ct, heatmap, labels, straight)
 
+    @cached_property
+    def region(self) -> NDArray[np.bool_] | None:
+        """Voxels of :attr:`grid` that were looked at; None is all of them."""
+        if self.case.region is None:
+            return None
+        affine = np.asarray(self.case.volume.affine, dtype=np.float64)
+        return straighten(self.case.region[0].cpu().numpy().astype(np.uint8), affine, nearest=True)[0] > 0
+
     @property
     def thresholds(self) -> tuple[float, float]:
         """Heat map values from which a voxel is suspicious and strongly suspicious."""
@@ -84,7 +92,7 @@ class Writing:
     def report(self) -> CaseReport:
         """Content of the report, for HTML and PDF."""
         return CaseReport(
-            PreviewScan(*self.grid),
+            PreviewScan(*self.grid, region=self.region),
             summary=self.summary,
             healthy_scores=self.case.reference.scan_scores,
             scale=self.scale,
@@ -127,6 +135,7 @@ def write_picture(writing: Writing) -> None:
         thresholds=writing.thresholds,
         lines=_headlines(writing),
         unit=writing.case.unit,
+        region=writing.region,
     )
 
 

@@ -206,7 +206,7 @@ class Region:
         """What a reader has to know of a score of the region, in sentences; ``is_long`` if it has many slices."""
         against = ", as far as the number of slices does not make up for it" if is_long else ""
         found = [
-            f"region: score, labels and p are of {self.volume_ml:.3g} ml. The healthy scores are of whole bodies, and "
+            "region: score, labels and p are of it alone. The healthy scores are of whole bodies, and "
             f"the highest of a part is lower by chance, so p is too large{against}."
         ]
         if self.absent:

@@ -53,6 +53,7 @@ def write_preview(
     thresholds: tuple[float, float],
     lines: Sequence[str] = (),
     unit: str = "nats per pixel",
+    region: npt.NDArray[np.bool_] | None = None,
 ) -> Path:
     """Draw the three worst axial slices and the coronal and sagittal reformats through the worst voxel.
 
@@ -67,6 +68,7 @@ def write_preview(
         thresholds: heat map values from which a voxel is suspicious and strongly suspicious; marked on the colour bar.
         lines: short statements for the summary beside the reformats.
         unit: of the heat map, `scale` and `thresholds`.
+        region: (X, Y, Z), the part of the scan that was looked at, outlined; None is all of it.
 
     Returns:
         The path written.
@@ -81,7 +83,7 @@ def write_preview(
         raise InputError(f"volume_hu, heatmap, labels: got shapes {shapes}, expected one (X, Y, Z) for all three")
     if not np.isfinite(scale).all() or scale[0] >= scale[1]:
         raise InputError(f"scale: got {scale}, expected (low, high) in {unit} with low below high")
-    scan = PreviewScan(*arrays, as_affine(affine))
+    scan = PreviewScan(*arrays, as_affine(affine), region)
     colours = Normalize(*scale, clip=True)
 
     figure = Figure(figsize=_FIGURE_INCHES, dpi=_DPI, facecolor=_BACKGROUND)

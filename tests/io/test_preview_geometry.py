@@ -132,3 +132,14 @@ def test_tilt_is_the_angle_to_the_closest_axes() -> None:
     turn = np.array([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1]])
     assert scan_with(np.zeros(SHAPE), np.diag([-1.0, -1.0, 3.0, 1.0])).tilt_degrees == pytest.approx(0.0)
     assert scan_with(np.zeros(SHAPE), turn @ np.diag([-1.0, -1.0, 3.0, 1.0])).tilt_degrees == pytest.approx(14.0)
+
+
+def test_the_region_is_cut_like_the_scan_it_lies_in():
+    region = np.random.default_rng(5).random((5, 6, 7)) < 0.5
+    affine = np.array([[0, -2.0, 0, 4], [0, 0, 3.0, -9], [1.5, 0, 0, 2], [0, 0, 0, 1]])
+    scan = PreviewScan(region * 1.0, region * 2.0, region.astype(np.uint8), affine, region)
+    box = tuple(slice(0, size) for size in scan.ct.shape)
+    for plane in ("axial", "coronal", "sagittal"):
+        view = scan.view(plane, 2, box=box)
+        np.testing.assert_array_equal(view.region, view.ct > 0)
+    assert PreviewScan(region * 1.0, region * 2.0, region, affine).view("axial", 2, box=box).region is None

@@ -36,7 +36,8 @@ def on_grid(
         The region on the other grid, bool; and the share of the mask's voxels whose centre that grid covers.
     """
     mask, affine = cropped(mask, affine)
-    parts, count = ndimage.label(mask, structure=np.ones((3, 3, 3)))
+    padded, count = ndimage.label(np.pad(mask, 1), structure=np.ones((3, 3, 3)))
+    parts = padded[1:-1, 1:-1, 1:-1]
     to_target = np.linalg.inv(target) @ affine
     region, met = np.zeros(tuple(shape), dtype=bool), np.zeros(count + 1, dtype=bool)
     reached = _reached(parts.shape, to_target, shape)
@@ -44,7 +45,7 @@ def on_grid(
     to_mask = np.linalg.inv(to_target)
     within = to_mask[:3, 0, None, None] * rows[:, None] + to_mask[:3, 1, None, None] * columns
     for k in slices:  # one at a time, as places take much more memory than the mask
-        found = _parts_at(parts, within + (to_mask[:3, 2] * k + to_mask[:3, 3])[:, None, None])
+        found = _parts_at(padded, within + (to_mask[:3, 2] * k + to_mask[:3, 3])[:, None, None])
         region[reached[0], reached[1], k] = found > 0
         met[found] = True
     covered = _keep_the_rest(region, parts, met, to_target)
@@ -75,25 +76,21 @@ def _reached(
     return first, second, third
 
 
-def _parts_at(parts: npt.NDArray[np.int32], at: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
-    """Number of the part at places (3, ...) in voxels, 0 for none; on a border, of either side."""
-    low, high = (np.floor(at + 0.5 + shift).astype(np.int64) for shift in (-_TOUCHES, _TOUCHES))
-    found = _look_up(parts, low)
+def _parts_at(padded: npt.NDArray[np.int32], at: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    """Number of the part at places (3, ...) in voxels, 0 for none; on a border, of either side.
+
+    ``padded`` has a voxel of 0 around it, where all places beyond it end up.
+    """
+    last = np.array(padded.shape).reshape(3, *[1] * (at.ndim - 1)) - 1
+    low, high = (np.clip(np.floor(at + 1.5 + shift), 0, last).astype(np.int32) for shift in (-_TOUCHES, _TOUCHES))
+    found: npt.NDArray[np.int32] = padded[low[0], low[1], low[2]]
     on_border = (low != high).any(axis=0)
     if on_border.any():
         low, high, best = low[:, on_border], high[:, on_border], found[on_border]
         for choice in _CHOICES:
-            best = np.maximum(best, _look_up(parts, np.where(np.array(choice)[:, None], high, low)))
+            best = np.maximum(best, padded[tuple(np.where(np.array(choice)[:, None], high, low))])
         found[on_border] = best
     return found
-
-
-def _look_up(parts: npt.NDArray[np.int32], index: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
-    """Values at indices (3, ...), 0 beyond the array."""
-    size = np.array(parts.shape).reshape(3, *[1] * (index.ndim - 1))
-    inside = ((index >= 0) & (index < size)).all(axis=0)
-    i, j, k = np.where(inside, index, 0)
-    return np.where(inside, parts[i, j, k], 0)
 
 
 def _keep_the_rest(
@@ -104,6 +101,9 @@ def _keep_the_rest(
 ) -> int:
     """Add the parts that no centre has met to the region; gives how many voxels of all parts the grid covers."""
     size, covered = np.array(region.shape)[:, None], 0
+    corners = to_target[:3, :3] @ np.array([*product(*((0, end - 1) for end in parts.shape))]).T + to_target[:3, 3:]
+    if met[1:].all() and ((corners >= -0.5) & (corners <= size - 0.5)).all():
+        return int(np.count_nonzero(parts))
     for k in range(parts.shape[2]):
         i, j = np.nonzero(parts[:, :, k])
         at = to_target[:3, :3] @ np.stack([i, j, np.full_like(i, k)]) + to_target[:3, 3:]

@@ -226,7 +226,7 @@ def _parts(text: Any) -> list[str]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.2g} %" if share < WHOLE else f"{100 * share:.1f} %"
+    return f"{100 * share:.2g} %"
 
 
 def _ml(region: NDArray[np.bool_], affine: torch.Tensor) -> float:

@@ -64,7 +64,7 @@ class Roi:
                         f"--roi: got {text!r} with nothing behind the colon, expected labels such as 5 or 1,2 or "
                         "Liver; leave the colon out for all of them"
                     )
-                return cls(path, labels)
+                return cls(path.resolve() if folder else path, labels)  # workers may have another working folder
         if folder:
             raise InputError(
                 f"--roi: got {text!r}, which is no folder, expected one of masks, each named by its series UID or case "

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from command_line import klip_monai
-from mask_files import draw, write_nifti, write_seg_nrrd
+from mask_files import draw, in_box, write_nifti, write_seg_nrrd
 from monai.bundle import ConfigWorkflow
 from screen_runs import screen, tiny_scan
 
@@ -65,6 +65,9 @@ def test_scans_are_scored_in_their_region_and_refused_without_one(scans, names, 
     (summary,) = output.glob(f"cases/*/{names[0]}/*_summary.json")
     content = json.loads(summary.read_text())
     assert content["region"]["labels"] == [5]
+    assert all(low < mm < high for mm, (low, high) in zip(content["worst"]["ras_mm"], BOX, strict=True))
+    highest = max(content["slice_scores"])  # on the scan's grid, where the map is interpolated
+    assert highest <= content["scan_score"] < 1.2 * highest
     assert any("p is too large" in remark for remark in content["remarks"])
 
 
@@ -139,6 +142,7 @@ def test_score_and_the_bundle_run_by_monai_and_screen_agree_to_the_last_bit(
         files.append(next((tmp_path / "screened").rglob(f"*_{kind}.nii.gz")))
         maps = [nib.load(file).get_fdata() for file in files]
         assert maps[0].any() or kind == "labels"
+        assert not maps[0][~in_box(nib.load(scan).affine, maps[0].shape, box=np.add(BOX, (-0.01, 0.01)))].any()
         for other in maps[1:]:
             np.testing.assert_array_equal(maps[0], other)
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from klip_monai.errors import InputError
+from klip_monai.io.claims import MASK_RATIO
 from klip_monai.io.mask_grid import cropped
 from klip_monai.io.roi import Roi, mask_format
 
@@ -113,7 +114,7 @@ def read_mask(roi: Roi) -> Mask:
 def _read_nifti(roi: Roi) -> Mask:
     from klip_monai.io.nifti import read_nifti
 
-    return _labelled(*read_nifti(roi.path), roi)
+    return _labelled(*read_nifti(roi.path, max_ratio=MASK_RATIO), roi)
 
 
 def _read_nrrd(roi: Roi) -> Mask:
@@ -121,7 +122,7 @@ def _read_nrrd(roi: Roi) -> Mask:
 
     if roi.path.suffix.lower() in (".nrrd", ".nhdr") and _is_segmentation(roi.path):
         return _read_segments(roi)
-    return _labelled(*read_nrrd(roi.path), roi)
+    return _labelled(*read_nrrd(roi.path, max_ratio=MASK_RATIO), roi)
 
 
 def _read_dicom(roi: Roi) -> Mask:
@@ -178,7 +179,7 @@ def _read_segments(roi: Roi) -> Mask:
     from klip_monai.io.dicom_geometry import LPS_TO_RAS
     from klip_monai.io.image_header import check_nrrd
 
-    check_nrrd(roi.path)
+    check_nrrd(roi.path, max_ratio=MASK_RATIO)
     header = _header(roi.path)
     missing = [field for field in _PLACE if not re.search(rb"^%s:" % field.encode(), header, re.MULTILINE)]
     if missing:  # slicerio would take the voxel grid for the patient's space

@@ -22,6 +22,7 @@ from pydicom import dcmread
 from scipy.spatial.transform import Rotation
 
 from klip_monai.errors import InputError
+from klip_monai.io import claims
 from klip_monai.io.mask import Mask, read_mask
 from klip_monai.io.mask_grid import on_grid
 from klip_monai.io.roi import Roi
@@ -271,6 +272,21 @@ def test_a_mask_of_unknown_place_is_refused_as_a_scan_is(organs, tmp_path):
     assert "without space, space directions, space origin" in refused(Roi(seg))
     flat = Drawn(organs.values, np.diag([1.0, 1.0, 0.0, 1.0]))
     assert "span space" in refused(Roi(write_nifti(tmp_path / "c.nii.gz", flat, codes=(1, 0))))
+
+
+def test_masks_may_pack_much_better_than_scans(organs, tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "RATIO_COUNTS_FROM", 2**10)
+    values = np.zeros((200, 200, 100))
+    values[:, :, 50:75] = 1
+    wide = Drawn(values, organs.affine)
+    paths = (
+        write_nifti(tmp_path / "a.nii.gz", wide, dtype=np.float64),
+        write_sitk(tmp_path / "b.nrrd", Drawn(values.astype(np.float64), organs.affine)),
+        write_seg_nrrd(tmp_path / "c.seg.nrrd", [values] * 8, organs.affine, [("Liver", 1, 0)]),
+    )
+    for path in paths:
+        assert values.size * 8 > claims.MAX_RATIO * path.stat().st_size
+        assert int(read_mask(Roi(path)).values.sum()) == 200 * 200 * 25
 
 
 def test_damaged_masks_are_refused(organs, tmp_path):

@@ -20,6 +20,7 @@ from klip_monai.io.straighten import leans
 from klip_monai.io.summary import write_summary
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.outputs import WRITERS, Writing, write_picture
+from klip_monai.region import Region
 from klip_monai.scoring import LABEL_NAMES, Candidate, IDReference, find_candidates, what_p_and_q_mean
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -40,6 +41,8 @@ class Case:
         reference: ID reference of the settings that made the heat map.
         provenance: bundle, weights hash and settings, JSON-able.
         keep_names: whether files may say whose scan it is: the summary then has the series UID.
+        region: bool (1, X, Y, Z), the part of the scan that was looked at, from
+            :class:`klip_monai.region.LoadRegiond`; None is all of it.
     """
 
     volume: MetaTensor
@@ -49,6 +52,7 @@ class Case:
     reference: IDReference
     provenance: Mapping[str, Any]
     keep_names: bool = False
+    region: MetaTensor | None = None
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -86,6 +90,8 @@ def summarize(case: Case) -> dict[str, Any]:
     affine = np.asarray(volume.affine, dtype=np.float64)
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     values, labels = case.heatmap[0].cpu().numpy(), case.labels[0].cpu().numpy()
+    region = None if case.region is None else Region.of(case.region)
+    about_p = remarks(values.shape[2] if region is None else region.slices, reference)
     worst = first_maximum(values)
     per_slice = values.max(axis=(0, 1))
     return {
@@ -98,6 +104,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "affine_ras_mm": affine.tolist(),
             **({"series_uid": volume.meta["series_uid"] or None} if case.keep_names else {}),
         },
+        "region": None if region is None else region.describe(),
         "unit": case.unit_in_full,
         "scan_score": case.scan_score,
         "p_value": reference.p_value(case.scan_score),
@@ -124,7 +131,11 @@ def summarize(case: Case) -> dict[str, Any]:
             "description": reference.description,
             "calibration": reference.expected.describe(),
         },
-        "remarks": _reading_remarks(volume) + remarks(values.shape[2], reference),
+        "remarks": [
+            *_reading_remarks(volume),
+            *about_p,
+            *([] if region is None else region.remarks(is_long=bool(about_p))),
+        ],
         "provenance": dict(case.provenance),
         "versions": versions(),
     }

@@ -73,6 +73,14 @@ class Writing:
         labels, straight = straighten(labels, affine, nearest=True)
         return Grid(ct, heatmap, labels, straight)
 
+    @cached_property
+    def region(self) -> NDArray[np.bool_] | None:
+        """Voxels of :attr:`grid` that were looked at; None is all of them."""
+        if self.case.region is None:
+            return None
+        affine = np.asarray(self.case.volume.affine, dtype=np.float64)
+        return straighten(self.case.region[0].cpu().numpy().astype(np.uint8), affine, nearest=True)[0] > 0
+
     @property
     def thresholds(self) -> tuple[float, float]:
         """Heat map values from which a voxel is suspicious and strongly suspicious."""
@@ -93,7 +101,7 @@ class Writing:
     def report(self) -> CaseReport:
         """Content of the report, for HTML and PDF."""
         return CaseReport(
-            PreviewScan(*self.grid, places=self.places),
+            PreviewScan(*self.grid, region=self.region, places=self.places),
             summary=self.summary,
             healthy_scores=self.case.reference.scan_scores,
             scale=self.scale,
@@ -137,6 +145,7 @@ def write_picture(writing: Writing) -> None:
         lines=_headlines(writing),
         places=writing.places,
         unit=writing.case.unit,
+        region=writing.region,
     )
 
 
@@ -229,6 +238,7 @@ def _headlines(writing: Writing) -> list[str]:
         f"against {thresholds['healthy']} "
         f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
         f"Prior {provenance['bundle']} {provenance['bundle_version']}",
+        *([f"Region: {summary['region']['volume_ml']:.1f} ml"] if summary["region"] else []),
         *_first_candidates(summary),
         *summary["remarks"],
     ]

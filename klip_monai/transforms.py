@@ -23,6 +23,7 @@ from klip_monai.io.names import case_name
 from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
+from klip_monai.region import region_on_slices
 from klip_monai.scoring import MIN_ML, IDReference, threshold_heatmap
 from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices, to_source_grid
 
@@ -190,18 +191,28 @@ class CalibrateHeatmapd(MapTransform):
 class BodyOnlyd(MapTransform):
     """Set maps to zero outside of the body and in its rim, and note the maximum that is left: the scan score.
 
+    Of a scan that came with a region the score is the maximum in the region; the maps stay whole until they lie on the
+    scan's grid, see :class:`klip_monai.region.WithinRegiond`.
+
     Args:
         keys: keys of maps, MetaTensor (1, H, W, Z), nats per pixel.
         body_key: key of the body mask.
         skin_px: thickness of the rim, see :class:`klip_monai.inferer.KLIPInferer`.
         score_key: where the scan score goes, a float.
+        region_key: key of the region on the standard slices, bool (1, H, W, Z); need not be there.
     """
 
     def __init__(
-        self, keys: KeysCollection, *, body_key: str, skin_px: float = 0.0, score_key: str = "scan_score"
+        self,
+        keys: KeysCollection,
+        *,
+        body_key: str,
+        skin_px: float = 0.0,
+        score_key: str = "scan_score",
+        region_key: str = "region_slices",
     ) -> None:
         super().__init__(keys)
-        self.body_key, self.skin_px, self.score_key = body_key, skin_px, score_key
+        self.body_key, self.skin_px, self.score_key, self.region_key = body_key, skin_px, score_key, region_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Mask the maps."""
@@ -209,7 +220,8 @@ class BodyOnlyd(MapTransform):
         body = _stack(beneath_skin(_unstack(d[self.body_key]).bool(), skin_px=self.skin_px))
         for key in self.key_iterator(d):
             d[key] = d[key] * body.to(d[key].device)
-            d[self.score_key] = float(d[key].max())
+            counted = d[key] * d[self.region_key].to(d[key].device) if self.region_key in d else d[key]
+            d[self.score_key] = float(counted.max())
         return d
 
 
@@ -237,16 +249,22 @@ class KLIPScore(Transform):
         self.network, self.inferer, self.grid, self.reference = network, inferer, grid, reference
         self.device = device
 
-    def __call__(self, volume: MetaTensor) -> MetaTensor:
-        """Score ``volume``, float32 HU (1, X, Y, Z).
+    def __call__(self, volume: MetaTensor, region: torch.Tensor | None = None) -> MetaTensor:
+        """Score ``volume``, float32 HU (1, X, Y, Z), or only the part of it in ``region``, bool (1, X, Y, Z).
 
         Returns:
-            MetaTensor float32 (1, X, Y, Z); meta has ``scan_score``, the maximum before it was brought back.
+            MetaTensor float32 (1, X, Y, Z), zero outside of the region; meta has ``scan_score``, the maximum before it
+            was brought back.
         """
         slices = standard_slices(volume, self.grid)
         density = self.on_prior_grid(slices.images, slices.body, slice_mm=slice_distance(slices.placement.affine))
-        heatmap = to_source_grid(density, slices.placement)
-        heatmap.meta["scan_score"] = float(density.max())
+        heatmap, counted = to_source_grid(density, slices.placement), density
+        if region is not None:
+            shape = (*self.grid.image_shape, len(density))
+            inside, _ = region_on_slices(region[0], volume.affine, shape=shape, target=slices.placement.affine)
+            heatmap.mul_(region.cpu())
+            counted = density * inside.permute(2, 0, 1)[:, None]
+        heatmap.meta["scan_score"] = float(counted.max())
         return heatmap
 
     def on_prior_grid(self, images: torch.Tensor, body: torch.Tensor, *, slice_mm: float | None = None) -> torch.Tensor:
@@ -283,17 +301,25 @@ class KLIPScored(MapTransform):
         keys: keys of volumes, MetaTensor float32 HU (1, X, Y, Z).
         score: the transform.
         heatmap_key: where the heat map goes; None replaces the volume.
+        region_key: key of the region to score, bool (1, X, Y, Z); need not be there.
     """
 
-    def __init__(self, keys: KeysCollection, *, score: KLIPScore, heatmap_key: str | None = "heatmap") -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        score: KLIPScore,
+        heatmap_key: str | None = "heatmap",
+        region_key: str = "region",
+    ) -> None:
         super().__init__(keys)
-        self.score, self.heatmap_key = score, heatmap_key
+        self.score, self.heatmap_key, self.region_key = score, heatmap_key, region_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Score the volumes."""
         d = dict(data)
         for key in self.key_iterator(d):
-            d[self.heatmap_key or key] = self.score(d[key])
+            d[self.heatmap_key or key] = self.score(d[key], d.get(self.region_key))
         return d
 
 
@@ -347,6 +373,8 @@ class SaveOverlayd(MapTransform):
         heatmap_key: key of the heat map, MetaTensor float32 (1, X, Y, Z).
         source_key: key of the volume, MetaTensor float32 HU (1, X, Y, Z).
         score_key: key of the scan score.
+        region_key: key of the region that was looked at, from :class:`klip_monai.region.LoadRegiond`; need not be
+            there.
         outputs: what to write, see :data:`klip_monai.output_files.OUTPUTS`. The DICOM outputs need a scan read from
             DICOM files, and carry the patient module of the source.
         overwrite: replace files of the same case instead of refusing.
@@ -368,6 +396,7 @@ class SaveOverlayd(MapTransform):
         heatmap_key: str = "heatmap",
         source_key: str = "source",
         score_key: str = "scan_score",
+        region_key: str = "region",
         outputs: Sequence[str] = DEFAULT_OUTPUTS,
         overwrite: bool = False,
         keep_names: bool = False,
@@ -376,7 +405,7 @@ class SaveOverlayd(MapTransform):
         check_writable(output_dir)
         file_names("", outputs)
         self.outputs, self.overwrite, self.keep_names = tuple(outputs), overwrite, keep_names
-        self.score_key = score_key
+        self.score_key, self.region_key = score_key, region_key
         self.output_dir, self.reference, self.provenance = Path(output_dir), reference, provenance
         self.heatmap_key, self.source_key = heatmap_key, source_key
 
@@ -398,6 +427,7 @@ class SaveOverlayd(MapTransform):
                 reference=self.reference,
                 provenance=self.provenance,
                 keep_names=self.keep_names,
+                region=d.get(self.region_key),
             )
             d["summary"] = save_case(case, self.output_dir, outputs=self.outputs, overwrite=self.overwrite)
         return d

@@ -138,6 +138,22 @@ RepairOption = Annotated[
         help="gaps: interpolate missing or unevenly spaced slices, over at most 10 mm.",
     ),
 ]
+RoiOption = Annotated[
+    str | None,
+    series_option(
+        metavar="FILE[:LABELS]",
+        help="Look at this region alone: a mask in the patient's space, on any grid (NIfTI, NRRD, .seg.nrrd, MetaImage "
+        "or DICOM SEG), and which of its labels, as in liver.nii.gz:5 or organs.seg.nrrd:Liver,Spleen.",
+    ),
+]
+RoiFolderOption = Annotated[
+    str | None,
+    series_option(
+        metavar="FOLDER[:LABELS]",
+        help="Look at a region of each scan: a folder of masks named by series UID or case name, as in "
+        "ct-12bfefbe.nii.gz. Scans without one are refused. See `score`.",
+    ),
+]
 HUWindowOption = Annotated[
     str | None,
     series_option(

@@ -29,6 +29,7 @@ from klip_monai.cli.options import (
     PresetOption,
     PushOption,
     RepairOption,
+    RoiOption,
     SeedOption,
     SharpOption,
     TwinsOption,
@@ -91,6 +92,7 @@ def score(
     series_uid: Annotated[str | None, series_option(help="Which series where there are several (see inspect).")] = None,
     repair: RepairOption = None,
     hu_window: HUWindowOption = None,
+    roi: RoiOption = None,
     outputs: Annotated[
         str | None,
         writing_option(
@@ -117,13 +119,14 @@ def score(
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    chosen = (series_uid, repair, hu_window, operator, views, angle_range, operator_option, outputs, push, sharp)
+    chosen = (series_uid, repair, hu_window, roi, operator, views, angle_range, operator_option, outputs, push, sharp)
     if sinogram is not None and any(chosen):
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--operator-option, --series-uid, --repair, --hu-window, --outputs, --push and --sharp"
+            "--operator-option, --series-uid, --repair, --hu-window, --roi, --outputs, --push and --sharp"
         )
-    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle, literal
+    from klip_monai.io.roi import Roi
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
@@ -141,6 +144,8 @@ def score(
         overrides["repair"] = [kind.value for kind in repair]
     if hu_window is not None:
         overrides["hu_window"] = numbers_of(hu_window, "--hu-window")
+    if roi is not None:
+        overrides["roi"] = literal(str(Roi.parse(roi)))
     overrides |= {"overwrite": overwrite, "keep_names": keep_names}
     if outputs is not None:
         overrides["outputs"] = _outputs(outputs, path)
@@ -148,7 +153,12 @@ def score(
     with progress_bar() as bar, _opened(path, series_uid, output, bar) as scan:
         task = bar.add_task("reading", total=None)
         workflow = open_bundle(
-            info, dataset_dir=str(scan), output_dir=str(output), series_uid=series_uid, seed=seed, **overrides
+            info,
+            dataset_dir=literal(str(scan)),
+            output_dir=literal(str(output)),
+            series_uid=series_uid,
+            seed=seed,
+            **overrides,
         )
 
         def show(done: int, total: int) -> None:
@@ -293,6 +303,8 @@ def _print_result(summary: dict[str, Any], source: str) -> None:
     rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy']}{least}")
     for remark in summary["remarks"]:
         rows.add_row("", f"[yellow]{remark}[/yellow]")
+    if summary["region"]:
+        rows.add_row("region", f"{summary['region']['volume_ml']:.1f} ml")
     for name, volume in volumes.items():
         rows.add_row(name.lower(), f"{volume:.1f} ml")
     _add_candidates(rows, summary)

@@ -30,6 +30,7 @@ from klip_monai.cli.options import (
     PresetOption,
     PushOption,
     RepairOption,
+    RoiFolderOption,
     SeedOption,
     SharpOption,
     TwinsOption,
@@ -85,6 +86,7 @@ def screen(
     ] = "seg-nrrd",
     push: PushOption = None,
     repair: RepairOption = None,
+    roi: RoiFolderOption = None,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.auto,
     seed: SeedOption = 0,
@@ -150,7 +152,7 @@ def screen(
     )
     if repair:
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
-    model = _model(bundle, overrides, seed=seed, outputs=outputs)
+    model = _model(bundle, overrides, seed=seed, outputs=outputs, roi=roi)
     from klip_monai.screening import session
     from klip_monai.screening.pacs import Push
 
@@ -182,19 +184,24 @@ def screen(
     raise typer.Exit(_exit_code(tally))
 
 
-def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs: str) -> Model:
+def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs: str, roi: str | None) -> Model:
     """What to score with, checked before any work."""
-    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle, open_workflow
+    from klip_monai.bundle import DEFAULT_BUNDLE, check_takes_regions, find_bundle, open_workflow
+    from klip_monai.io.roi import Roi
     from klip_monai.output_files import file_names
 
     names = tuple(name.strip() for name in outputs.split(",") if name.strip())
     file_names("", names)
     info = find_bundle(bundle or DEFAULT_BUNDLE)
+    masks = None if roi is None else Roi.parse_folder(roi)
     import_libraries()
     from klip_monai.screening.scorer import Model
 
-    check_measurement(open_workflow(info, "inference.json", kind="inference", **overrides), overrides)
-    return Model(info.root, tuple(sorted(overrides.items())), seed=seed, outputs=names)
+    workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
+    check_measurement(workflow, overrides)
+    if masks is not None:
+        check_takes_regions(info, workflow.parser)
+    return Model(info.root, tuple(sorted(overrides.items())), seed=seed, outputs=names, masks=masks)
 
 
 @contextmanager

@@ -178,6 +178,10 @@ class CaseReport:
             f"{reference['description']}",
             "Scan": f"{source['format']}, {' x '.join(map(str, source['shape']))} voxels of "
             f"{' x '.join(f'{mm:.3g}' for mm in source['spacing_mm'])} mm",
+            "Region": f"{summary['region']['volume_ml']:.1f} ml, {summary['region']['voxels']} voxels, mask SHA-256 "
+            f"{summary['region']['mask_sha256'][:16]}"
+            if summary.get("region")
+            else "",
             "Time": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings.items()),
             "Software": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
             "Written": f"{self.written:%Y-%m-%d %H:%M:%S} UTC",

@@ -42,6 +42,7 @@ class CTSeries:
         uid: SeriesInstanceUID; may be empty.
         repairs: what was not as it should be, and what was done about it; empty for most series.
         files: names of the files that hold it, below the path that was read.
+        frame_of_reference: FrameOfReferenceUID of the patient's coordinates; may be empty.
     """
 
     values: npt.NDArray[np.float32]
@@ -49,6 +50,7 @@ class CTSeries:
     uid: str
     repairs: tuple[str, ...]
     files: tuple[str, ...]
+    frame_of_reference: str = ""
 
 
 @quiet_pydicom()
@@ -98,7 +100,8 @@ def read_ct_series(
             if progress is not None:
                 progress(index + 1, len(headers))
     names = tuple(dict.fromkeys(header.source.name for header in headers))
-    return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, key.partition("#")[0], grid.repairs, names)
+    frame, uid = text(headers[0], "FrameOfReferenceUID"), key.partition("#")[0]
+    return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, uid, grid.repairs, names, frame)
 
 
 def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = False) -> SeriesGrid:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from klip_monai.errors import InputError
-from klip_monai.io.claims import check_claim
+from klip_monai.io.claims import MAX_RATIO, check_claim
 
 _HEADER_BYTES = 2**20
 _FIELD_BYTES = 500  # ITK copies fields that it cannot read into buffers of fixed size
@@ -43,11 +43,12 @@ _META_BYTES = {
 }
 
 
-def check_nrrd(path: Path) -> None:
+def check_nrrd(path: Path, *, max_ratio: int = MAX_RATIO) -> None:
     """Check dimension, sizes, type and data file of a NRRD header.
 
     Args:
         path: `.nrrd` or `.nhdr`.
+        max_ratio: see :func:`klip_monai.io.claims.check_claim`.
 
     Raises:
         InputError: one of them is missing or makes no sense, or there is less data than they say.
@@ -69,14 +70,16 @@ def check_nrrd(path: Path) -> None:
         value_bytes=_NRRD_BYTES.get(fields.get("type", "").lower(), 0),
         packed=fields.get("encoding", "").lower() not in ("raw", "txt", "text", "ascii", "hex"),
         data_file=fields.get("datafile"),
+        max_ratio=max_ratio,
     )
 
 
-def check_meta_image(path: Path) -> None:
+def check_meta_image(path: Path, *, max_ratio: int = MAX_RATIO) -> None:
     """Check dimension, sizes, type and data file of a MetaImage header.
 
     Args:
         path: `.mha` or `.mhd`.
+        max_ratio: see :func:`klip_monai.io.claims.check_claim`.
 
     Raises:
         InputError: one of them is missing or makes no sense, or there is less data than they say.
@@ -94,6 +97,7 @@ def check_meta_image(path: Path) -> None:
         value_bytes=_META_BYTES.get(fields.get("ElementType", ""), 0) * _count(fields, "ElementNumberOfChannels"),
         packed=fields.get("CompressedData", "").lower() in ("true", "1"),
         data_file=None if data_file.upper() == "LOCAL" else data_file,
+        max_ratio=max_ratio,
     )
 
 
@@ -136,7 +140,9 @@ def _count(fields: Mapping[str, str], name: str) -> int:
     return int(value) if re.fullmatch("[0-9]{1,3}", value) else 0
 
 
-def _check_data(path: Path, *, axes: str, sizes: str, value_bytes: int, packed: bool, data_file: str | None) -> None:
+def _check_data(
+    path: Path, *, axes: str, sizes: str, value_bytes: int, packed: bool, data_file: str | None, max_ratio: int
+) -> None:
     """Refuse headers without a size, and data that cannot be as large as they say."""
     numbers = [int(size) for size in sizes.split() if re.fullmatch("[0-9]{1,10}", size)]
     if not value_bytes or axes != str(len(numbers)) or not 0 < len(numbers) <= _MAX_AXES or not all(numbers):
@@ -144,7 +150,8 @@ def _check_data(path: Path, *, axes: str, sizes: str, value_bytes: int, packed: 
             f"{path}: got a header of {axes[:20] or 'no'} axes with sizes {sizes[:80] or 'missing'}, expected a size "
             "above 0 for each axis, and a known type of numbers; save it again"
         )
-    check_claim(math.prod(numbers) * value_bytes, _bytes_of_data(path, data_file), str(path), packed=packed)
+    claimed, held = math.prod(numbers) * value_bytes, _bytes_of_data(path, data_file)
+    check_claim(claimed, held, str(path), packed=packed, max_ratio=max_ratio)
 
 
 def _bytes_of_data(path: Path, data_file: str | None) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from nibabel.nifti1 import unit_codes
 
 from klip_monai.errors import InputError
-from klip_monai.io.claims import check_claim
+from klip_monai.io.claims import MAX_RATIO, check_claim
 
 _FORM_TOLERANCE_MM = 0.1
 # A qform keeps three float32 numbers of a quaternion; near half a turn the fourth is known to some 3.5e-4 only, which
@@ -20,11 +20,12 @@ _QUATERNION_TOLERANCE = 7e-4
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 
 
-def read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+def read_nifti(path: Path, *, max_ratio: int = MAX_RATIO) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Read a three-dimensional NIfTI file.
 
     Args:
         path: `.nii` or `.nii.gz`; a fourth axis of length 1 is dropped.
+        max_ratio: see :func:`klip_monai.io.claims.check_claim`.
 
     Returns:
         Values of shape (X, Y, Z), scaled as the header says; the (4, 4) affine to RAS mm.
@@ -49,7 +50,7 @@ def read_nifti(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.floa
     if unit not in ("mm", "unknown"):
         raise InputError(f"{path}: got lengths in {unit!r}, expected mm; rewrite the header in mm")
     claimed = math.prod(map(int, shape)) * image.get_data_dtype().itemsize
-    check_claim(claimed, path.stat().st_size, str(path), packed=path.suffix.lower() == ".gz")
+    check_claim(claimed, path.stat().st_size, str(path), packed=path.suffix.lower() == ".gz", max_ratio=max_ratio)
     with np.errstate(all="ignore"):  # what is not finite is refused later, with its own reason
         affine = _affine(image, path)
     try:

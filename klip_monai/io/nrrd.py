@@ -9,6 +9,7 @@ import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
 
 from klip_monai.errors import InputError
+from klip_monai.io.claims import MAX_RATIO
 from klip_monai.io.dicom_geometry import LPS_TO_RAS
 from klip_monai.io.image_header import check_meta_image, check_nrrd
 
@@ -17,11 +18,12 @@ _META_IMAGE_GEOMETRY = (b"TransformMatrix", b"ElementSpacing", b"Offset")
 _NRRD_SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
 
 
-def read_nrrd(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+def read_nrrd(path: Path, *, max_ratio: int = MAX_RATIO) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Read a three-dimensional NRRD or MetaImage file with ITK.
 
     Args:
         path: `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
+        max_ratio: see :func:`klip_monai.io.claims.check_claim`.
 
     Returns:
         Values of shape (X, Y, Z), a view; the (4, 4) affine to RAS mm.
@@ -29,7 +31,7 @@ def read_nrrd(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float
     Raises:
         InputError: damaged file, other than three axes or one value a voxel, or a header without the place in space.
     """
-    (check_meta_image if path.suffix.lower() in (".mha", ".mhd") else check_nrrd)(path)
+    (check_meta_image if path.suffix.lower() in (".mha", ".mhd") else check_nrrd)(path, max_ratio=max_ratio)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     warned = sitk.ProcessObject.GetGlobalWarningDisplay()

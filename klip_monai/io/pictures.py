@@ -102,6 +102,9 @@ def _draw_view(axes: Axes, view: SliceView, colours: Normalize, *, rank: str, si
     # One row and column of background on each side closes contours at the border of the scan.
     x = (np.arange(-1, columns + 1) + 0.5) * view.spacing[1]
     y = (np.arange(-1, rows + 1) + 0.5) * view.spacing[0]
+    if view.region is not None and view.region.any():
+        outline = axes.contour(x, y, np.pad(view.region, 1), levels=[0.5], colors=[TEXT], linewidths=0.9 * size)
+        outline.set(linestyle=(0, (5, 4)), path_effects=[withStroke(linewidth=2.2 * size, foreground="#000000a0")])
     for segment in SEGMENTS:
         inside = np.pad(view.labels >= segment.value, 1)
         if inside.any():

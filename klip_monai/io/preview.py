@@ -55,6 +55,7 @@ def write_preview(
     lines: Sequence[str] = (),
     places: Sequence[Sequence[float]] = (),
     unit: str = "nats per pixel",
+    region: npt.NDArray[np.bool_] | None = None,
 ) -> Path:
     """Draw the three worst axial slices and the coronal and sagittal reformats through the worst voxel.
 
@@ -70,6 +71,7 @@ def write_preview(
         lines: short statements for the summary beside the reformats.
         places: RAS mm of labelled places to number from 1 where they are seen.
         unit: of the heat map, `scale` and `thresholds`.
+        region: (X, Y, Z), the part of the scan that was looked at, outlined; None is all of it.
 
     Returns:
         The path written.
@@ -84,7 +86,7 @@ def write_preview(
         raise InputError(f"volume_hu, heatmap, labels: got shapes {shapes}, expected one (X, Y, Z) for all three")
     if not np.isfinite(scale).all() or scale[0] >= scale[1]:
         raise InputError(f"scale: got {scale}, expected (low, high) in {unit} with low below high")
-    scan = PreviewScan(*arrays, as_affine(affine), places=places)
+    scan = PreviewScan(*arrays, as_affine(affine), region, places=places)
     colours = Normalize(*scale, clip=True)
 
     figure = Figure(figsize=_FIGURE_INCHES, dpi=_DPI, facecolor=_BACKGROUND)

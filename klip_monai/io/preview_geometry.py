@@ -40,6 +40,7 @@ class SliceView:
         spacing: (row, column) distance in mm.
         edges: letters at the left, right, top and bottom of the picture.
         position: distance of the slice from the RAS origin along its normal with its direction, such as `S 12.5 mm`.
+        region: (rows, columns) True where it was looked; None is everywhere.
     """
 
     plane: Plane
@@ -50,6 +51,7 @@ class SliceView:
     spacing: tuple[float, float]
     edges: tuple[str, str, str, str]
     position: str
+    region: npt.NDArray[Any] | None = None
 
 
 class PreviewScan:
@@ -60,6 +62,7 @@ class PreviewScan:
         heatmap: (X, Y, Z) nats per pixel.
         labels: (X, Y, Z) 0, 1 or 2.
         affine: (4, 4) voxel-to-RAS matrix in mm.
+        region: bool (X, Y, Z), the part that was looked at; None is all of it.
         places: RAS mm of the labelled places that pictures number from 1.
     """
 
@@ -69,6 +72,7 @@ class PreviewScan:
         heatmap: npt.NDArray[Any],
         labels: npt.NDArray[Any],
         affine: npt.NDArray[np.float64],
+        region: npt.NDArray[Any] | None = None,
         *,
         places: Sequence[Sequence[float]] = (),
     ) -> None:
@@ -76,6 +80,7 @@ class PreviewScan:
         self.ct, self.heatmap, self.labels = (
             nib.apply_orientation(array, orientation) for array in (ct, heatmap, labels)
         )
+        self.region = None if region is None else nib.apply_orientation(region, orientation)
         self.affine: npt.NDArray[np.float64] = affine @ nib.orientations.inv_ornt_aff(orientation, ct.shape)
         self.spacing: npt.NDArray[np.float64] = np.linalg.norm(self.affine[:3, :3], axis=0)
         self.places = places
@@ -148,6 +153,7 @@ class PreviewScan:
             spacing=(float(self.spacing[vertical]), float(self.spacing[horizontal])),
             edges=_EDGES[plane],
             position=self._position(normal, index),
+            region=None if self.region is None else cut(self.region),
         )
 
     def picture_position(

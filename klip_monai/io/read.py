@@ -68,7 +68,8 @@ def read_volume(
         MetaImage, too), "name" (folder name or file stem, of A-Z a-z 0-9 . _ - only), "series_uid" (None
         unless a DICOM file has one), "modality" ("CT" for DICOM, else None), "space" ("RAS"), "affine",
         "original_affine", "spatial_shape" (X, Y, Z), "original_channel_dim", "repairs" (what was not as it should
-        be and what was done about it, "" for most scans) and "files" (names below the path of the DICOM files that
+        be and what was done about it, "" for most scans), "frame_of_reference" (FrameOfReferenceUID; "" for other
+        formats) and "files" (names below the path of the DICOM files that
         hold the volume, parted by :data:`FILE_SEPARATOR`: MONAI can batch a string; "" for other formats).
 
     Raises:
@@ -78,6 +79,7 @@ def read_volume(
     if isinstance(path, (str, os.PathLike)):
         path = Path(path)
     uid: str | None = None
+    frame = ""
     repairs: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     if unknown := set(repair) - set(_REPAIRS):
@@ -92,7 +94,7 @@ def read_volume(
 
         series = read_ct_series(path, series_uid=series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs
-        names = series.files
+        names, frame = series.files, series.frame_of_reference
     label = f"series {uid[:_SHOWN]}" if uid and isinstance(path, Path) else str(path)
     return _volume(
         values,
@@ -105,6 +107,7 @@ def read_volume(
         name=safe_name(path if isinstance(path, Path) else path.name),
         series_uid=uid or None,
         files=FILE_SEPARATOR.join(names),
+        frame_of_reference=frame,
     )
 
 
@@ -166,6 +169,7 @@ def _volume(
     repairs: tuple[str, ...] = (),
     series_uid: str | None = None,
     files: str = "",
+    frame_of_reference: str = "",
     **meta: str,
 ) -> MetaTensor:
     """Check values (X, Y, Z) and their affine, and put them with what is known about them."""
@@ -178,6 +182,7 @@ def _volume(
         "modality": "CT" if meta["format"] == "dicom" else None,
         "repairs": "; ".join(repairs),
         "files": files,
+        "frame_of_reference": frame_of_reference,
         MetaKeys.SPACE.value: SpaceKeys.RAS.value,
         MetaKeys.ORIGINAL_AFFINE.value: affine.copy(),
         MetaKeys.SPATIAL_SHAPE.value: np.array(values.shape),

@@ -118,7 +118,7 @@ class Screening:
             elif claim == "ours":
                 entry = Entry(found.name, State.running, attempts=self.ledger.starts(found.name), **about)
                 assert found.files is not None  # as there is no reason against it
-                yield Job(entry, found.files, self.model, self.output, self.after)
+                yield Job(entry, found.files, self.model, self.output, self.after, found.key)
 
     def _abandoned(self) -> Iterator[FoundSeries]:
         """Series that another process had: each is claimed again, which tells whether it has come to an end."""

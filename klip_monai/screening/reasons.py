@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 _GROUPS = (  # first match counts; words of the readers' messages
+    (r"^--roi: got (no mask|several masks)", "no mask of the region"),
+    (r"^--roi", "mask of the region"),
     (r"missing slice|unevenly spaced|not evenly|irregular", "missing or uneven slices"),
     (r"occupied position|repeated", "repeated slices"),
     (r"damaged|cut off|cut-off|cannot be decoded|cannot read|incomplete", "damaged files"),
@@ -44,6 +46,7 @@ def without_names(message: str) -> str:
         message: of an :class:`klip_monai.errors.InputError`: "WHERE: got ..., expected ...; way out".
     """
     text = message[message.find("got ") :] if "got " in message else message
+    text = f"--roi: {text}" if message.startswith("--roi: ") else text  # the mask is at fault, not the scan
     text = re.split(r"(?:[;,:] found |: choose one | --series-uid)", text)[0]
     text = re.sub(r"'[^']*'|\"[^\"]*\"", "...", text)
     text = re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\][^\s,;:]+", "...", text)

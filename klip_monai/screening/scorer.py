@@ -22,6 +22,7 @@ from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.errors import BundleError, InputError, OutputError, PacsError, known_error
 from klip_monai.io.dicom_files import ListedFiles
 from klip_monai.io.dicomweb import RemoteSeries
+from klip_monai.io.roi import Roi
 from klip_monai.prior.precision import precision_of
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
@@ -47,6 +48,8 @@ class Model:
         overrides: (config id, value) pairs of its inference configuration.
         seed: of measurement noise and sampling.
         outputs: which of :data:`klip_monai.output_files.OUTPUTS` to write.
+        masks: folder with the region of each series to look at, see :meth:`klip_monai.io.roi.Roi.in_folder`; None
+            looks at whole scans.
         threads: CPU threads of torch; None leaves them.
         batch_size: slices that pass a GPU's network together; None is not settled yet. Another one changes scores by
             rounding only; a CPU settles it itself.
@@ -58,6 +61,7 @@ class Model:
     overrides: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
+    masks: Roi | None = None
     threads: int | None = field(default=None, compare=False)
     batch_size: int | None = field(default=None, compare=False)
     share: float = field(default=1.0, compare=False)
@@ -76,6 +80,7 @@ class Job:
         output: folder of the screening.
         after: called with the folder of the case and the entry once the files are there, e.g. to send them on; the
             series fails if it raises.
+        key: of the series, after which its mask may be named, see :class:`klip_monai.screening.found.FoundSeries`.
     """
 
     entry: Entry
@@ -83,6 +88,7 @@ class Job:
     model: Model
     output: Path
     after: Callable[[Path, Entry], None] | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,7 @@ class _Scorer:
             "repair": sorted(overrides.get("repair", [])),
             "outputs": list(model.outputs),
             **parts["settings"],
+            **({"roi": model.masks.labels or "all labels"} if model.masks else {}),
         }
 
     def fitting_batch(self) -> int:
@@ -224,7 +231,8 @@ class _Scorer:
             return self._run(replace(job, files=files), stop, start)
 
     def _run(self, job: Job, stop: threading.Event | None, start: float) -> Outcome:
-        data = self._read({"image": job.files})
+        masks = job.model.masks
+        data = self._read({"image": job.files, "roi": masks and masks.in_folder(job.key, job.entry.name)})
         _rename(data, job)
         read = time.perf_counter() - start
         data["pred"], score = self._score(data["image"], job.model, stop)

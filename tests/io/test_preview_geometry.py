@@ -171,3 +171,14 @@ def test_a_part_beyond_a_gap_is_another_place() -> None:
     scan = PreviewScan(np.zeros(SHAPE), labels.astype(float), labels, np.eye(4), places=[(4, 4, 1)])
     box = (slice(0, 12), slice(0, 10), slice(0, 8))
     assert [len(scan.numbers_in("axial", index, box=box)) for index in range(6)] == [0, 1, 1, 0, 0, 0]
+
+
+def test_the_region_is_cut_like_the_scan_it_lies_in():
+    region = np.random.default_rng(5).random((5, 6, 7)) < 0.5
+    affine = np.array([[0, -2.0, 0, 4], [0, 0, 3.0, -9], [1.5, 0, 0, 2], [0, 0, 0, 1]])
+    scan = PreviewScan(region * 1.0, region * 2.0, region.astype(np.uint8), affine, region)
+    box = tuple(slice(0, size) for size in scan.ct.shape)
+    for plane in ("axial", "coronal", "sagittal"):
+        view = scan.view(plane, 2, box=box)
+        np.testing.assert_array_equal(view.region, view.ct > 0)
+    assert PreviewScan(region * 1.0, region * 2.0, region, affine).view("axial", 2, box=box).region is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,12 @@ SLICE_MM = (4.0, 6.0)
 MIN_SCANS = 19
 """With scans of n people the smallest p-value is 1 / (1 + n)."""
 
-NULL_MM = 3.0
-"""Distance, mm, that slices of unknown distance are taken to have where there is no way around one."""
+UNKNOWN_MM = 3.0
+"""Distance, mm, that slices of unknown distance are taken to have where the volume of a candidate is asked for."""
+
+
+NULL_SLICES = 40
+"""Slices of a person that a null is fitted to: more of one say little that other people do not."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +97,28 @@ def set_scans(data: SliceSet, *, slices: int | None = None) -> Iterator[Scan]:
         first += group.slices
 
 
-def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
-    """Fit a null to the densities of healthy scans, each read in the plane and, at its slices' distance, in space.
+def of_other_people(sources: Iterable[Iterable[Scan]]) -> Iterator[Scan]:
+    """Scans of several sources, none of which have a person in common, numbered through."""
+    people = 0
+    for source in sources:
+        first = people
+        for scan in source:
+            people = max(people, first + scan.person + 1)
+            yield replace(scan, person=first + scan.person)
 
-    Slices of unknown distance are taken for :data:`NULL_MM` apart too, so that the null knows what a mean along a scan
-    leaves of the noise.
+
+def middle_slices(scan: Scan, most: int) -> Scan:
+    """The scan, or so many of its slices from the middle."""
+    first = max(0, (len(scan.images) - most) // 2)
+    some = slice(first, first + most)
+    return replace(scan, images=scan.images[some], body=scan.body[some])
+
+
+def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
+    """Fit a null to the densities of healthy scans.
+
+    Each is read in the plane and, where its slices' distance is known, in space too, so that the null knows what a mean
+    along a scan leaves of the noise.
 
     Args:
         score: the transform, under the settings.
@@ -111,7 +132,7 @@ def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
     def scored() -> Iterator[HealthyScan]:
         for scan in scans:
             counted = score.counted(scan.body)
-            apart = [None, scan.slice_mm or NULL_MM] if inferer.lowpass_z_mm else [None]
+            apart = [None, scan.slice_mm] if inferer.lowpass_z_mm and scan.slice_mm else [None]
             maps = inferer.maps(scan.images.to(score.device), score.network, slice_mm=apart)
             for slice_mm, density in zip(apart, maps, strict=True):
                 left = inferer.noise_left(len(scan.images), slice_mm=slice_mm)
@@ -154,24 +175,28 @@ def calibrate(
             calibrated.append(null.heatmap(maps[:, :1], scan.images, body=scan.body, noise_left=left)[body].numpy())
         slices.append(len(maps))
         people.append(scan.person)
-        pixel_ml = score.grid.pixel_mm**2 * (scan.slice_mm or NULL_MM) / 1000
+        pixel_ml = score.grid.pixel_mm**2 * (scan.slice_mm or UNKNOWN_MM) / 1000
         places.append(Places(body[:, 0].numpy(), pixel_ml))
     if len(density) < MIN_SCANS:
         raise InputError(
             f"healthy scans: got {len(density)}, expected at least {MIN_SCANS}, so that p-values reach 0.05; "
             "add scans of other people"
         )
-    shared = {"settings": settings, "slices": sorted(slices)[len(slices) // 2], "description": description}
+    shared: dict[str, Any] = {
+        "settings": settings,
+        "slices": sorted(slices)[len(slices) // 2],
+        "description": description,
+        "patients": people,
+        "places": places,
+    }
     if null is not None:
         if score.inferer.sharp:
             null, calibrated = with_sharp(null, calibrated, [d[:, 1] for d in density], people)
-        return IDReference.from_calibrated(calibrated, expected=null, patients=people, places=places, **shared)
+        return IDReference.from_calibrated(calibrated, expected=null, **shared)
     return IDReference.from_scans(
         density,
         contrast,
         contrast_px=around_px,
         strength=score.inferer.calibration,
-        patients=people,
-        places=places,
         **shared,
     )

@@ -88,7 +88,7 @@ class KLIPInferer(Inferer):
             scores there. The inferer's own map is not calibrated.
         null: what says that: "contrast", healthy tissue of the same local contrast (see
             :class:`klip_monai.scoring.ExpectedDensity`); "context", of the same surroundings without the place itself
-            (see :class:`klip_monai.scoring.ContextNull`); "none" leaves maps as they are, like a calibration of 0.
+            too (see :class:`klip_monai.scoring.ContextNull`); "none" leaves maps as they are, like a calibration of 0.
         skin_px: rim of the body that heat maps and scores leave out, in pixels of the prior's grid: skin folds, the
             navel and what lies on the skin differ from person to person, and no organ lies there. The inferer's own map
             has it.

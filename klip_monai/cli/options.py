@@ -54,6 +54,14 @@ class Estimator(str, Enum):
     trajectory = "trajectory"
 
 
+class Null(str, Enum):
+    """What says how much healthy tissue scores."""
+
+    contrast = "contrast"
+    context = "context"
+    none = "none"
+
+
 class Precision(str, Enum):
     """Arithmetic of the network."""
 
@@ -131,6 +139,14 @@ SharpOption = Annotated[
         "lesions less well.  \\[default: the bundle's]",
     ),
 ]
+NullOption = Annotated[
+    Null | None,
+    scoring_option(
+        "--null",
+        help="What a place is measured by: contrast, healthy tissue of its local contrast; context, of its "
+        "surroundings too; none, nothing.  \\[default: the bundle's]",
+    ),
+]
 RepairOption = Annotated[
     list[Repair] | None,
     series_option(
@@ -195,6 +211,7 @@ def overrides_of(
     sharp: bool | None = None,
     preset: str | None = None,
     precision: Precision = Precision.auto,
+    null: Null | None = None,
 ) -> dict[str, Any]:
     """Command line options as overrides of the bundle's configuration."""
     if twins and sharp:
@@ -209,6 +226,7 @@ def overrides_of(
         "inferer#estimator": estimator and estimator.value,
         "inferer#twins": twins,
         "inferer#sharp": sharp,
+        "inferer#null": null and null.value,
         "preset": preset,
         "precision": None if precision is Precision.auto else precision.value,
         "device": None if device is Device.auto else f"$torch.device('{device.value}')",

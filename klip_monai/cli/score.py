@@ -21,6 +21,7 @@ from klip_monai.cli.options import (
     DeviceOption,
     EstimatorOption,
     HUWindowOption,
+    NullOption,
     Operator,
     OperatorOption,
     OperatorSettingOption,
@@ -88,6 +89,7 @@ def score(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     sharp: SharpOption = None,
+    null: NullOption = None,
     preset: PresetOption = None,
     series_uid: Annotated[str | None, series_option(help="Which series where there are several (see inspect).")] = None,
     repair: RepairOption = None,
@@ -138,7 +140,7 @@ def score(
         return
     assert path is not None
     overrides = overrides_of(
-        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision
+        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
     )
     if repair:
         overrides["repair"] = [kind.value for kind in repair]

@@ -23,6 +23,7 @@ from klip_monai.cli.options import (
     Device,
     DeviceOption,
     EstimatorOption,
+    NullOption,
     OperatorOption,
     OperatorSettingOption,
     Precision,
@@ -76,6 +77,7 @@ def screen(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     sharp: SharpOption = None,
+    null: NullOption = None,
     preset: PresetOption = None,
     outputs: Annotated[
         str,
@@ -148,7 +150,7 @@ def screen(
     if workers and scheduler:
         raise InputError("--workers, --scheduler: got both, expected one; a scheduler has workers of its own")
     overrides = overrides_of(
-        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision
+        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
     )
     if repair:
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -14,6 +14,7 @@ from klip_monai.cli.options import (
     Device,
     DeviceOption,
     EstimatorOption,
+    NullOption,
     OperatorOption,
     OperatorSettingOption,
     Precision,
@@ -33,6 +34,12 @@ from klip_monai.cli.options import (
 )
 from klip_monai.errors import InputError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from klip_monai.calibration import Scan
+    from klip_monai.standard import PriorGrid
+
 
 @app.command()
 def calibrate(
@@ -43,10 +50,24 @@ def calibrate(
             help="Folder of healthy scans, a sub-folder or file each. Those with one PatientID are one person."
         ),
     ] = None,
-    slice_set: Annotated[Path | None, typer.Option(help="Or a slice set, from `klip-monai prepare`.")] = None,
+    slice_set: Annotated[
+        Path | None, typer.Option(help="A slice set, from `klip-monai prepare`; with --healthy: of other people.")
+    ] = None,
     split: Annotated[list[str] | None, typer.Option(help="Split of the slice set.  \\[default: reference]")] = None,
     phantoms: Annotated[int | None, typer.Option(min=19, help="Or so many phantoms.")] = None,
-    slices: Annotated[int, typer.Option(min=3, help="Slices of each phantom, or run of the slice set.")] = 24,
+    slices: Annotated[
+        int | None,
+        typer.Option(
+            min=3, help="Slices of each phantom, or run of the slice set.  \\[default: 24 of a phantom, all of a group]"
+        ),
+    ] = None,
+    null_split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split of the slice set that --null context is fitted to.  \\[default: train]"),
+    ] = None,
+    null_scans: Annotated[
+        Path | None, typer.Option(help="Or a folder of healthy scans of other people than --healthy has.")
+    ] = None,
     operator: OperatorOption = None,
     views: ViewsOption = None,
     angle_range: AngleOption = None,
@@ -54,6 +75,7 @@ def calibrate(
     estimator: EstimatorOption = None,
     twins: TwinsOption = None,
     sharp: SharpOption = None,
+    null: NullOption = None,
     preset: PresetOption = None,
     device: DeviceOption = Device.auto,
     precision: PrecisionOption = Precision.auto,
@@ -63,40 +85,52 @@ def calibrate(
     """Make an ID reference: thresholds and p-values for a bundle under given options, from healthy scans."""
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.calibration import calibrate as make_reference
-    from klip_monai.calibration import healthy_scans, phantom_scans, set_scans, standardized
+    from klip_monai.calibration import fit_null, healthy_scans, of_other_people, phantom_scans, set_scans, standardized
     from klip_monai.training import SliceSet
     from klip_monai.transforms import KLIPScore
 
-    if sum(source is not None for source in (healthy, slice_set, phantoms)) != 1:
-        raise InputError("calibrate: give one of --healthy FOLDER, --slice-set FOLDER and --phantoms N (at least 19)")
+    if all(source is None for source in (healthy, slice_set, phantoms)):
+        raise InputError("calibrate: give --healthy FOLDER, --slice-set FOLDER, both, or --phantoms N (at least 19)")
+    if phantoms is not None and (healthy or slice_set):
+        raise InputError("calibrate: got --phantoms and healthy people, expected one of the two")
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     overrides = overrides_of(
-        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision
+        operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
     )
     workflow = open_bundle(info, seed=seed, **overrides)
     parts = {
         name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")
     }
+    sources, total, what = [], 0, []
     if healthy is not None:
         if not healthy.is_dir():
             raise InputError(f"--healthy: got {str(healthy)!r}, expected a folder with a healthy scan in each entry")
-        scans, total = standardized(healthy_scans(healthy), parts["grid"]), len(list(healthy.iterdir()))
-        what = "healthy scans"
-    elif slice_set is not None:
+        sources.append(standardized(healthy_scans(healthy), parts["grid"]))
+        total += len(list(healthy.iterdir()))
+        what.append("healthy scans")
+    if slice_set is not None:
         data = SliceSet(slice_set, split=split or ["reference"], grid=parts["grid"], clipped=False)
-        scans, total = set_scans(data, slices=slices), sum(group.slices // slices for group in data.groups)
-        patients = sum(group.slices >= slices for group in data.groups)
-        what = f"runs of {slices} healthy slices of {patients} patients or ranges of slices"
-    else:
-        assert phantoms is not None
-        scans, total = standardized(phantom_scans(phantoms, slices=slices), parts["grid"]), phantoms
-        what = "healthy phantoms of klip_monai.phantom"
+        sources.append(set_scans(data, slices=slices))
+        total += len(data.groups) if slices is None else sum(group.slices // slices for group in data.groups)
+        patients = sum(group.slices >= (slices or 1) for group in data.groups)
+        runs = "all healthy slices" if slices is None else f"runs of {slices} healthy slices"
+        what.append(f"{runs} of {patients} patients or ranges of slices")
+    if phantoms is not None:
+        sources.append(standardized(phantom_scans(phantoms, slices=slices or 24), parts["grid"]))
+        total += phantoms
+        what.append("healthy phantoms of klip_monai.phantom")
+    score = KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"], device=parts["device"])
     with progress_bar() as bar:
+        fitted = None
+        if parts["inferer"].null == "context":
+            others, number = _null_scans(null_scans, slice_set, null_split or ["train"], parts["grid"])
+            fitted = fit_null(score, bar.track(others, total=number, description="scans for the null"))
         reference = make_reference(
-            KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"], device=parts["device"]),
-            bar.track(scans, total=total, description="healthy scans"),
+            score,
+            bar.track(of_other_people(sources), total=total, description="healthy scans"),
             settings=parts["settings"],
-            description=what,
+            description=" and ".join(what),
+            null=fitted,
         )
     target = output or info.root / "models" / "id_reference" / f"{reference.key}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,6 +139,28 @@ def calibrate(
         f"{target}: {len(reference.scan_scores)} scans of {reference.people} people (p is at least "
         f"{reference.least_p:.2g}), suspicious from {reference.suspicious:.3g}, strongly from {reference.strong:.3g}"
     )
+
+
+def _null_scans(
+    folder: Path | None, slice_set: Path | None, split: list[str], grid: PriorGrid
+) -> tuple[Iterator[Scan], int]:
+    """What a null is fitted to, and how many scans that are."""
+    from klip_monai.calibration import NULL_SLICES, healthy_scans, middle_slices, set_scans, standardized
+    from klip_monai.training import SliceSet
+
+    if folder is not None:
+        if not folder.is_dir():
+            raise InputError(f"--null-scans: got {str(folder)!r}, expected a folder with a healthy scan in each entry")
+        scans, number = standardized(healthy_scans(folder), grid), len(list(folder.iterdir()))
+    elif slice_set is not None:
+        data = SliceSet(slice_set, split=split, grid=grid, clipped=False)
+        scans, number = set_scans(data), len(data.groups)
+    else:
+        raise InputError(
+            "--null context: got nothing to fit it to; give --null-scans FOLDER with healthy scans of other people, or "
+            "--null contrast"
+        )
+    return (middle_slices(scan, NULL_SLICES) for scan in scans), number
 
 
 @app.command()

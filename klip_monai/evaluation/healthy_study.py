@@ -74,9 +74,9 @@ def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int) -> Healt
     runs = []
     with study_progress() as progress:
         scans = progress.track(set_scans(data, slices=slices), total=len(groups), description="healthy runs")
-        for group, (images, body, _) in zip(groups, scans, strict=True):
-            heat = score.on_prior_grid(images, body)
-            inside, highest = heat[body], float(heat.max())
+        for group, scan in zip(groups, scans, strict=True):
+            heat = score.on_prior_grid(scan.images, scan.body, slice_mm=scan.slice_mm)
+            inside, highest = heat[scan.body], float(heat.max())
             runs.append(
                 HealthyRun(
                     group.group,

@@ -15,7 +15,7 @@ from klip_monai.evaluation.metrics import Estimate, bootstrap, slice_level_auroc
 from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM
 from klip_monai.phantom import random_scan
 from klip_monai.scoring import IDReference
-from klip_monai.standard import resample_mask, standard_slices
+from klip_monai.standard import resample_mask, slice_distance, standard_slices
 from klip_monai.transforms import KLIPScore
 
 HEALTHY_SCAN_SEED = 600_000
@@ -112,7 +112,7 @@ def _scored(score: KLIPScore, reference: IDReference, *, seed: int, slices: int,
         seed, slices=slices, slice_mm=SLICE_MM, lesion=lesion, radius_mm=RADIUS_MM, contrast_hu=CONTRAST_HU
     )
     standard = standard_slices(scan.image, score.grid)
-    heatmap = score.on_prior_grid(standard.images, standard.body)
+    heatmap = score.on_prior_grid(standard.images, standard.body, slice_mm=slice_distance(standard.placement.affine))
     mask = resample_mask(scan.lesions, standard.placement)
     scan_score = float(heatmap.max())
     return ScoredScan(

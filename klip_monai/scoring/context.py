@@ -3,7 +3,8 @@
 A small network predicts mean and spread of the log density of a place from its :mod:`surroundings
 <klip_monai.scoring.surroundings>`, which leave the place itself out. It is fitted to healthy people; no
 out-of-distribution data takes part. That a null must not see what it is a null for, and gains by position and context,
-is also what Screener finds (ICLR 2026, arXiv 2502.08321).
+is also what Screener finds (ICLR 2026, arXiv 2502.08321). Local contrast, which sees the place, still says something
+that surroundings do not: faint lesions in smooth tissue. Either takes off a part of what it expects.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 from klip_monai.errors import BundleError, InputError
 from klip_monai.one_thread_each import one_thread_each
 from klip_monai.prior.weights import load_weights, save_weights
-from klip_monai.scoring.expected import RARE, Values
+from klip_monai.scoring.expected import RARE, ContrastSums, ExpectedDensity, Values, contrast_px, local_contrast
 from klip_monai.scoring.surroundings import FEATURES, coarser, surroundings
 
 _HIDDEN = 64
@@ -78,16 +81,14 @@ class ContextNull:
     Attributes:
         network: what predicts it.
         pixel_mm: pixel spacing of the slices it was fitted to.
-        average: mean density of all healthy in-body pixels, nats per pixel.
-        strength: how much of it a calibrated map is relieved of, as an exponent; see
-            :class:`klip_monai.scoring.ExpectedDensity`.
-        sharp: see there.
+        contrast: what is expected by local contrast; also has the average density of all healthy pixels, and how much
+            of what is expected a calibrated map is relieved of, as an exponent for either.
+        sharp: see :class:`klip_monai.scoring.ExpectedDensity`.
     """
 
     network: ContextNetwork
     pixel_mm: float
-    average: float
-    strength: float = 1.0
+    contrast: ExpectedDensity
     sharp: float | None = None
 
     @classmethod
@@ -97,14 +98,14 @@ class ContextNull:
         Args:
             scans: of people that may have trained the prior.
             pixel_mm: pixel spacing of their slices.
-            strength: how much of it calibrated maps are to be relieved of, 0 to 1.
+            strength: how much of what is expected calibrated maps are to be relieved of, 0 to 1.
             seed: of the places that are drawn and of the fit.
 
         Raises:
             InputError: if the scans have too few places.
         """
         chosen, generator = [], torch.Generator().manual_seed(seed)
-        total = pixels = 0.0
+        around_px, sums = contrast_px(pixel_mm), []
         for scan in scans:
             for features, scored, counted in _described(scan, pixel_mm=pixel_mm):
                 places = counted.flatten(1)
@@ -112,8 +113,8 @@ class ContextNull:
                     at = places[row].nonzero()[:, 0]
                     at = at[torch.randperm(len(at), generator=generator)[:_PLACES]]
                     chosen.append((features[row].flatten(1)[:, at].T, scored[row].flatten()[at]))
-            total += float(scan.density[scan.counted].sum(dtype=torch.float64))
-            pixels += float(scan.counted.sum())
+            at = local_contrast(scan.images, sigma_px=around_px)[scan.counted]
+            sums.append(ContrastSums.of(scan.density[scan.counted].numpy(), at.numpy()))
         count = sum(len(scored) for _, scored in chosen)
         if count < _LEAST_PLACES:
             raise InputError(
@@ -122,11 +123,12 @@ class ContextNull:
             )
         features, scored = (torch.cat(parts) for parts in zip(*chosen, strict=True))
         network = _fitted(features, scored, generator=generator)
-        return cls(network, pixel_mm, total / pixels, strength)
+        contrast = ExpectedDensity.fit(reduce(add, sums), contrast_px=around_px, strength=strength)
+        return cls(network, pixel_mm, contrast)
 
     def describe(self) -> dict[str, Any]:
         """All of it but the network, JSON-able, and a hash of that."""
-        values = {name: getattr(self, name) for name in ("pixel_mm", "average", "strength", "sharp")}
+        values = {"pixel_mm": self.pixel_mm, "contrast": self.contrast.describe(), "sharp": self.sharp}
         return {"null": "context", **values, "network_sha256": _hash(self.network)}
 
     def save(self, path: Path) -> None:
@@ -144,13 +146,13 @@ class ContextNull:
         load_weights(path, network)
         if _hash(network) != described["network_sha256"]:
             raise BundleError(f"{path}: not the network that the reference beside it was made with; restore both")
-        values = {name: described[name] for name in ("pixel_mm", "average", "strength", "sharp")}
-        return cls(network.eval(), **values)
+        contrast = ExpectedDensity.of(described["contrast"])
+        return cls(network.eval(), described["pixel_mm"], contrast, described["sharp"])
 
     def heatmap(
         self, density: torch.Tensor, images: torch.Tensor, *, body: torch.Tensor, noise_left: torch.Tensor
     ) -> torch.Tensor:
-        """Multiply a smoothed density with (``average`` / expected from its surroundings) ** ``strength``.
+        """Multiply a smoothed density with average over expected density, by surroundings and by contrast.
 
         Where there is a second density, of all spatial frequencies, the larger of both counts.
 
@@ -163,13 +165,17 @@ class ContextNull:
         Returns:
             Float32 (B, 1, H, W), nats per pixel of average healthy tissue.
         """
-        calibrated = self._calibrated(density[:, :1], images, body, noise_left)
+        by_contrast = self.contrast.heatmap(density[:, :1], images)
+        calibrated = by_contrast * self._gain(density[:, :1], images, body, noise_left)
         return calibrated if self.sharp is None else torch.maximum(calibrated, density[:, 1:] * self.sharp)
 
-    def _calibrated(
+    def _gain(
         self, density: torch.Tensor, images: torch.Tensor, body: torch.Tensor, noise_left: torch.Tensor
     ) -> torch.Tensor:
-        """One thread a part, as a CPU may sum in another order for another number of threads."""
+        """(average / expected from the surroundings) ** strength, (B, 1, H, W).
+
+        One thread a part, as a CPU may sum in another order for another number of threads.
+        """
 
         def work(some: slice) -> torch.Tensor:
             with torch.inference_mode():
@@ -178,12 +184,12 @@ class ContextNull:
                 )
                 mean, _ = self.network(features.movedim(1, -1))
                 expected = interpolate(mean[:, None], density.shape[-2:], mode="bilinear").exp()
-                return density[some] * (self.average / expected) ** self.strength
+                return (self.contrast.average / expected) ** self.contrast.strength
 
         out, parts = torch.empty_like(density), list(_parts(len(density)))
         with one_thread_each(work, parts) as each:
-            for number, calibrated in each:
-                out[parts[number]] = calibrated
+            for number, gain in each:
+                out[parts[number]] = gain
         return out
 
 
@@ -227,7 +233,7 @@ def _described(scan: HealthyScan, *, pixel_mm: float) -> Iterator[tuple[torch.Te
     for some in _parts(len(scan.images)):
         images, body, density = scan.images[some], scan.body[some], scan.density[some]
         features = surroundings(images, body, density, pixel_mm=pixel_mm, noise_left=scan.noise_left[some])
-        factor = coarser(images.shape[-2:], pixel_mm)
+        factor = coarser(images.shape, pixel_mm)
         scored = avg_pool2d(density, factor)[:, 0].clamp_min(_FLAT).log()
         counted = avg_pool2d(scan.counted[some].float(), factor)[:, 0] >= 0.5
         yield features, scored, counted

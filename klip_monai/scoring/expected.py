@@ -9,7 +9,7 @@ measured by what healthy tissue reaches. No out-of-distribution data takes part.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -138,6 +138,12 @@ class ExpectedDensity:
     def describe(self) -> dict[str, Any]:
         """All of it, JSON-able."""
         return {"null": "contrast", **asdict(self)}
+
+    @classmethod
+    def of(cls, described: Mapping[str, Any]) -> ExpectedDensity:
+        """What `describe` gave."""
+        curve = {name: value for name, value in described.items() if name != "null"}
+        return cls(**{**curve, "contrast": tuple(curve["contrast"]), "density": tuple(curve["density"])})
 
     def heatmap(
         self,

@@ -262,5 +262,4 @@ def _expected(content: Mapping[str, Any], path: Path) -> ExpectedDensity | Conte
     """What `describe` of a null gave, of the reference at ``path``."""
     if content.get("null") == "context":
         return ContextNull.load(path.with_suffix(".safetensors"), content)
-    curve = {name: value for name, value in content.items() if name != "null"}
-    return ExpectedDensity(**{**curve, "contrast": tuple(curve["contrast"]), "density": tuple(curve["density"])})
+    return ExpectedDensity.of(content)

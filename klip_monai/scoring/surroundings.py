@@ -7,7 +7,7 @@ from within 9 mm of a place, and nothing of the density from within 21 mm, is am
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -27,10 +27,10 @@ FEATURES = 3 * len(_RINGS_MM) + len(_AWAY_MM) * len(_DIRECTIONS) + 5 + len(_DENS
 """How many numbers describe the surroundings of a place."""
 
 
-def coarser(image_shape: tuple[int, int], pixel_mm: float) -> int:
-    """Pixels of a slice, along either side, in one of the grid of surroundings."""
+def coarser(shape: Sequence[int], pixel_mm: float) -> int:
+    """Pixels of slices (..., H, W), along either side, in one of the grid of surroundings."""
     factor = max(1, round(COARSE_MM / pixel_mm))
-    return factor if not any(side % factor for side in image_shape) else 1
+    return factor if not any(side % factor for side in shape[-2:]) else 1
 
 
 def surroundings(
@@ -51,7 +51,7 @@ def surroundings(
         and the share of body; the picture in spots in eight directions; depth beneath the skin, place within the body
         and its size; log density in wider rings and in the whole slice; and ``noise_left``.
     """
-    factor = coarser(images.shape[-2:], pixel_mm)
+    factor = coarser(images.shape, pixel_mm)
     pixel_mm *= factor
     inside = avg_pool2d(body.float(), factor)
     picture, scored = avg_pool2d(images, factor), avg_pool2d(density, factor).clamp_min(_FLAT).log()

@@ -24,7 +24,7 @@ from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.prior import Denoiser
 from klip_monai.region import region_on_slices
-from klip_monai.scoring import MIN_ML, IDReference, threshold_heatmap
+from klip_monai.scoring import MIN_ML, ContextNull, ExpectedDensity, IDReference, threshold_heatmap
 from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices, to_source_grid
 
 Data = dict[Hashable, Any]
@@ -159,8 +159,11 @@ class CalibrateHeatmapd(MapTransform):
             nats per pixel of average healthy tissue.
         image_key: key of the standard slices they belong to, MetaTensor (1, H, W, Z) in [-1, 1].
         reference: from healthy scans under the same settings.
-        inferer: what made the densities.
-        body_key: key of the body mask.
+        inferer: what made the densities; a null by local contrast can do without.
+        body_key: key of the body mask, which such a null can do without, too.
+
+    Raises:
+        ValueError: for a null by context without the inferer.
     """
 
     def __init__(
@@ -169,21 +172,27 @@ class CalibrateHeatmapd(MapTransform):
         *,
         image_key: str,
         reference: IDReference,
-        inferer: KLIPInferer,
+        inferer: KLIPInferer | None = None,
         body_key: str = "body",
     ) -> None:
         super().__init__(keys)
+        if inferer is None and isinstance(reference.expected, ContextNull):
+            raise ValueError("inferer: got none, expected what made the densities, for a null by context")
         self.image_key, self.reference, self.inferer, self.body_key = image_key, reference, inferer, body_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Calibrate the maps."""
         d = dict(data)
-        images = d[self.image_key]
-        left = self.inferer.noise_left(images.shape[-1], slice_mm=slice_distance(images.affine.numpy()))
-        body = _unstack(d[self.body_key]).bool().cpu()
+        images, expected = d[self.image_key], self.reference.expected
         for key in self.key_iterator(d):
             density, seen = _unstack(d[key]).cpu(), _unstack(images).cpu()
-            heatmap = self.reference.expected.heatmap(density, seen, body=body, noise_left=left)
+            if isinstance(expected, ExpectedDensity):
+                heatmap = expected.heatmap(density, seen)
+            else:
+                assert self.inferer is not None
+                left = self.inferer.noise_left(len(seen), slice_mm=slice_distance(images.affine.cpu().numpy()))
+                body = _unstack(d[self.body_key]).bool().cpu()
+                heatmap = expected.heatmap(density, seen, body=body, noise_left=left)
             d[key] = convert_to_dst_type(_stack(heatmap), d[key])[0]
         return d
 

@@ -225,7 +225,7 @@ def test_no_window_counts_every_level_of_the_sampler():
         ({"batch_size": 0}, "expected at least 1 each"),
         ({"window": (0.1, 0.4)}, "window: got high 0.1 and low 0.4"),
         ({"twins": 1, "sharp": True}, "sharp: got it with 1 twins"),
-        ({"skin_px": -1}, "skin_px: got -1, expected 0 pixels or more"),
+        ({"skin_px": -1}, "skin_px: got -1, expected 0 or more"),
     ],
 )
 def test_impossible_settings_are_refused(options, message):

@@ -229,7 +229,7 @@ def test_scans_with_one_patient_id_are_of_one_person(small_ct, tmp_path):
     write_series(tmp_path / "f", hu, pixel_spacing=(8.0, 8.0), edit=lambda _, header: delattr(header, "PatientID"))
     shutil.copy(small_ct, tmp_path / "g.nii.gz")
     shutil.copy(small_ct, tmp_path / "h.nii.gz")
-    assert [patient for *_, patient in standardized(healthy_scans(tmp_path), GRID)] == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert [scan.person for scan in standardized(healthy_scans(tmp_path), GRID)] == [0, 0, 1, 2, 3, 4, 5, 6]
 
 
 def test_a_slice_set_is_taken_in_runs_of_neighbouring_slices(tmp_path):
@@ -241,12 +241,13 @@ def test_a_slice_set_is_taken_in_runs_of_neighbouring_slices(tmp_path):
     write_slice_set([group(1, 7), group(2, 2), group(3, 3)], tmp_path, grid=grid)
     data = SliceSet(tmp_path)
     runs = list(set_scans(data, slices=3))
-    assert [len(images) for images, _, _ in runs] == [3, 3, 3]
-    assert [patient for _, _, patient in runs] == [0, 0, 2]
-    torch.testing.assert_close(runs[1][0][0], data[3]["image"])
-    torch.testing.assert_close(runs[2][0][2], data[11]["image"])
+    assert [len(run.images) for run in runs] == [3, 3, 3]
+    assert [run.person for run in runs] == [0, 0, 2]
+    assert [len(whole.images) for whole in set_scans(data)] == [7, 2, 3]
+    torch.testing.assert_close(runs[1].images[0], data[3]["image"])
+    torch.testing.assert_close(runs[2].images[2], data[11]["image"])
     expected = standard_slices(random_scan(3, slices=3).image, grid)
-    agree = (runs[2][1] == expected.body).float().mean()
+    agree = (runs[2].body == expected.body).float().mean()
     assert float(agree) > 0.999
 
 

@@ -224,11 +224,13 @@ def test_references_hold_in_either_precision(name, tolerance):
     # rounding grows from step to step.
     grid, inferer, reference = parts_of(name, "grid", "inferer", "reference")
     scan = random_scan(3, slices=3, slice_mm=(5.0, 5.0)).image
-    images = standard_slices(scan, grid).images
+    slices = standard_slices(scan, grid)
+    images = slices.images
+    seen = {"body": slices.body, "noise_left": inferer.noise_left(len(images), slice_mm=5.0)}
     maps, labels = {}, {}
     for precision in ("float32", "bfloat16"):
         (network,) = parts_of(name, "network", precision=precision)
-        maps[precision] = reference.expected.heatmap(inferer(images, network), images)
+        maps[precision] = reference.expected.heatmap(inferer(images, network, slice_mm=5.0), images, **seen)
         labels[precision] = maps[precision] >= reference.suspicious
     difference = (maps["bfloat16"] - maps["float32"]).norm() / maps["float32"].norm()
     assert 0 < float(difference) <= tolerance

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,12 +102,14 @@ def draw_panel(path: Path, shown: Panel, *, scale: tuple[float, float], caption:
     scan = PreviewScan(hu, heat, labels, shown.affine, lesion)
     box, colours = scan.body_box(), Normalize(*scale, clip=True)
     figure = Figure(figsize=_INCHES, dpi=_DPI, facecolor=_BACKGROUND)
-    plain = panel(figure, (0.01, 0.2, 0.485, 0.79))
+    plain, overlaid = (panel(figure, (left, 0.2, 0.485, 0.79)) for left in (0.01, 0.505))
+    draw_slice(overlaid, scan, "axial", 0, colours, box=box, rank="", size=0.75)
     view = scan.view("axial", 0, box=box)
     height, width = (n * mm for n, mm in zip(view.ct.shape, view.spacing, strict=True))
     low, high = WINDOW_LEVEL_HU - WINDOW_WIDTH_HU / 2, WINDOW_LEVEL_HU + WINDOW_WIDTH_HU / 2
-    plain.imshow(view.ct, cmap="gray", vmin=low, vmax=high, origin="lower", extent=(0, width, 0, height))
-    draw_slice(panel(figure, (0.505, 0.2, 0.485, 0.79)), scan, "axial", 0, colours, box=box, rank="", size=0.75)
+    style: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": high, "origin": "lower", "interpolation": "bicubic"}
+    plain.imshow(view.ct, extent=(0, width, 0, height), aspect="auto", **style)
+    plain.set(xlim=overlaid.get_xlim(), ylim=overlaid.get_ylim())
     figure.text(0.01, 0.14, caption, color=TEXT, fontsize=10, va="center")
     figure.text(
         0.01, 0.06, "Dashed: the lesion. Research use only, not for diagnosis.", color=MUTED, fontsize=8, va="center"

@@ -118,7 +118,7 @@ def test_a_map_of_the_lesions_gets_full_marks_and_its_mirror_image_does_not(fold
     no_organ = figures_of(clipped.lesion.float(), clipped, score="perfect")
     assert no_organ.in_organ is None
     assert no_organ.organ_average_precision is None
-    assert no_organ.left_out == pytest.approx(7 * 8 / int(clipped.body.sum()))
+    assert 7 * 8 / int(clipped.body.sum()) <= no_organ.left_out < 0.05  # the fat within, and a little at the rim
 
 
 def test_heat_in_filled_pixels_is_not_held_against_a_map(folder):

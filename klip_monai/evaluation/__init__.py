@@ -7,6 +7,12 @@ from klip_monai.evaluation.comparison import Comparison, run_comparison
 from klip_monai.evaluation.comparison_report import comparison_to_markdown, save_comparison
 from klip_monai.evaluation.density_study import DensityStudy, run_density_study, save_density_study
 from klip_monai.evaluation.healthy_study import HealthyStudy, run_healthy_study, save_healthy_study
+from klip_monai.evaluation.labelled_slices import LabelledSlices, SliceLabels, read_labelled_slices
+from klip_monai.evaluation.labelled_slices_study import (
+    LabelledSlicesStudy,
+    run_labelled_slices_study,
+    save_labelled_slices_study,
+)
 from klip_monai.evaluation.method import Fitted, Method
 from klip_monai.evaluation.metrics import (
     Estimate,
@@ -20,7 +26,7 @@ from klip_monai.evaluation.metrics import (
     slice_level_auroc,
     slice_scores,
 )
-from klip_monai.evaluation.peaks import find_peaks, sensitivity_at
+from klip_monai.evaluation.peaks import find_peaks, level_at, sensitivity_at
 from klip_monai.evaluation.phantom_study import PhantomStudy, run_phantom_study, study_slices
 from klip_monai.evaluation.picture_study import PictureStudy, run_picture_study, save_picture_study
 from klip_monai.evaluation.precision_recall import (
@@ -37,14 +43,9 @@ from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_stu
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
 from klip_monai.evaluation.study_file import Study, read_study
 from klip_monai.evaluation.total_variation import total_variation
-from klip_monai.evaluation.tumour_study import (
-    LabelledScan,
-    TumourScan,
-    TumourStudy,
-    labelled_scans,
-    run_tumour_study,
-    save_tumour_study,
-)
+from klip_monai.evaluation.tumour_figures import Sensitivity, TumourRow, TumourScan
+from klip_monai.evaluation.tumour_report import save_tumour_study
+from klip_monai.evaluation.tumour_study import LabelledScan, TumourStudy, labelled_scans, run_tumour_study
 from klip_monai.evaluation.tuning import save_tuning, tune
 
 __all__ = [
@@ -56,6 +57,8 @@ __all__ = [
     "Fitted",
     "HealthyStudy",
     "LabelledScan",
+    "LabelledSlices",
+    "LabelledSlicesStudy",
     "Method",
     "PhantomStudy",
     "PictureStudy",
@@ -65,11 +68,14 @@ __all__ = [
     "Row",
     "ScanStudy",
     "ScoredScan",
+    "Sensitivity",
+    "SliceLabels",
     "SliceStudy",
     "Stars",
     "Stratum",
     "Study",
     "StudySlices",
+    "TumourRow",
     "TumourScan",
     "TumourStudy",
     "Tumours",
@@ -87,14 +93,17 @@ __all__ = [
     "healthy_slices",
     "image_level_auroc",
     "labelled_scans",
+    "level_at",
     "pixel_average_precision",
     "pixel_best_dice",
+    "read_labelled_slices",
     "read_study",
     "row_title",
     "run_anomaly_study",
     "run_comparison",
     "run_density_study",
     "run_healthy_study",
+    "run_labelled_slices_study",
     "run_phantom_study",
     "run_picture_study",
     "run_prior_study",
@@ -105,6 +114,7 @@ __all__ = [
     "save_comparison",
     "save_density_study",
     "save_healthy_study",
+    "save_labelled_slices_study",
     "save_picture_study",
     "save_prior_study",
     "save_study",

@@ -35,6 +35,18 @@ def find_peaks(
     return tuple(sorted(found, reverse=True))
 
 
+def level_at(peaks: Sequence[Peaks], *, false_positives: float) -> float:
+    """The level above which so many false peaks a scan or slice lie, or fewer; minus infinity if there are no more.
+
+    Args:
+        peaks: of each of N scans or slices.
+        false_positives: peaks outside of lesions, mean over the N.
+    """
+    wrong = sorted((value for each in peaks for value, lesion in each if not lesion), reverse=True)
+    allowed = int(false_positives * len(peaks) + 1e-9)  # 0.29 x 100 is 29, rounding aside
+    return wrong[allowed] if allowed < len(wrong) else -np.inf
+
+
 def sensitivity_at(
     peaks: Sequence[Peaks],
     lesions: Sequence[int],
@@ -59,9 +71,7 @@ def sensitivity_at(
         raise InputError(f"lesions: got {len(lesions)} numbers, expected {len(peaks)}, one for each scan or slice")
 
     def found(chosen: NDArray[np.integer]) -> float:
-        wrong = sorted((value for i in chosen for value, lesion in peaks[i] if not lesion), reverse=True)
-        allowed = int(false_positives * len(chosen) + 1e-9)  # 0.29 x 100 is 29, rounding aside
-        threshold = wrong[allowed] if allowed < len(wrong) else -np.inf
+        threshold = level_at([peaks[i] for i in chosen], false_positives=false_positives)
         hit = sum(len({lesion for value, lesion in peaks[i] if lesion and value > threshold}) for i in chosen)
         return hit / sum(lesions[i] for i in chosen)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,15 @@ def cell(value: float | None, digits: int = 2) -> str:
 
 
 def save_report(
-    output_dir: str | Path, name: str, text: str, content: Mapping[str, Any], *, provenance: Mapping[str, Any]
+    output_dir: str | Path,
+    name: str,
+    text: str,
+    content: Mapping[str, Any],
+    *,
+    provenance: Mapping[str, Any],
+    pictures: Mapping[str, Callable[[Path], None]] | None = None,
 ) -> None:
-    """Write ``name.md`` and ``name.json``, or neither.
+    """Write ``name.md``, ``name.json`` and the pictures, or nothing.
 
     Args:
         output_dir: folder; made if missing.
@@ -31,6 +37,7 @@ def save_report(
         text: Markdown.
         content: the study's figures, JSON-able.
         provenance: which bundle and weights were studied, JSON-able.
+        pictures: what draws each picture, by file name; names may lie in sub-folders.
 
     Raises:
         OutputError: if the folder cannot be written to.
@@ -38,3 +45,6 @@ def save_report(
     with publish(output_dir, overwrite=True) as staging:
         (staging / f"{name}.md").write_text(text, encoding="utf-8")
         write_summary(staging / f"{name}.json", dict(content) | {"provenance": dict(provenance)})
+        for file, draw in (pictures or {}).items():
+            (staging / file).parent.mkdir(parents=True, exist_ok=True)
+            draw(staging / file)

@@ -100,9 +100,9 @@ def picture_groups(
     Raises:
         InputError: if a table lacks columns, names a missing file, or puts a group into two splits.
     """
-    rows = _read_table(manifest, ("file", "source", "group", "split"))
+    rows = read_table(manifest, ("file", "source", "group", "split"))
     if splits is not None:
-        chosen = {row["file"]: row for row in _read_table(splits, ("file", "group", "split"))}
+        chosen = {row["file"]: row for row in read_table(splits, ("file", "group", "split"))}
         rows = [row | chosen[row["file"]] for row in rows if row["file"] in chosen]
     by_group: dict[str, list[dict[str, str]]] = {}
     for row in rows:
@@ -127,7 +127,12 @@ def picture_groups(
     return groups
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV, such as a manifest, that has at least these columns.
+
+    Raises:
+        InputError: if it cannot be read, is empty or lacks a column.
+    """
     try:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))

@@ -18,6 +18,7 @@ from klip_monai.physics import ParallelBeam, Tomography
 from klip_monai.scoring import smooth
 from klip_monai.standard import PriorGrid
 
+
 @dataclass(frozen=True)
 class Tumours:
     """Ellipses with elastic outlines, darker or brighter than the organ that holds them; its texture stays.

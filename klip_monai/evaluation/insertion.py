@@ -59,7 +59,7 @@ def outline(angle: NDArray[np.float64], radius: float, rng: np.random.Generator)
 
 
 def soft_edge(depth: NDArray[np.float64], *, width: float) -> NDArray[np.float64]:
-    """1 inside of an edge, 0 outside, 0.5 on it: from the depth below it, negative outside, in the unit of its width."""
+    """1 inside of an edge, 0 outside, 0.5 on it: from the depth below it, in the unit of ``width``."""
     return np.asarray(1 / (1 + np.exp(np.clip(-4 * depth / width, -50, 50))))
 
 

@@ -168,7 +168,7 @@ class VolumeStars:
 def _around(centre: NDArray[np.intp], scan: SliceStack) -> NDArray[np.float64]:
     """Place (y, x) of each pixel, seen from the centre, mm: float64 (2, H, W)."""
     height, width = scan.grid.image_shape
-    return (np.mgrid[:height, :width] - centre[1:, None, None]) * scan.grid.pixel_mm
+    return np.asarray((np.mgrid[:height, :width] - centre[1:, None, None]) * scan.grid.pixel_mm, dtype=np.float64)
 
 
 def _tensor(soft: NDArray[Any]) -> torch.Tensor:

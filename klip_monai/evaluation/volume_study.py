@@ -185,6 +185,10 @@ def run_volume_study(
             count = len(made) - before
             scans.append(StudiedScan(volume.name, len(slices), slices.slice_mm, volume.assumed, count))
             people.append(volume.person)
+    if not scans:
+        raise InputError(
+            "scans: got none whose slices have a known distance, expected at least one; assume one with assumed_mm"
+        )
     if not made:
         raise InputError(f"scans: none of {len(scans)} has room for a lesion; give scans of the abdomen")
     of_people = [people[lesion.scan] for lesion in made]

@@ -162,7 +162,7 @@ def test_remembered_passes_give_the_same_map(name, sharp):
     prior = CountingPrior(KnownSlices(scan.images, std=0.1))
     score = scores(prior)[name]
     score = KLIPScore(prior, score.inferer.changed(sharp=sharp), grid=GRID)
-    ill, mask = VolumeTumours(radius_mm=(12, 12))(scan, np.random.default_rng(1))
+    ill, _ = VolumeTumours(radius_mm=(12, 12))(scan, np.random.default_rng(1))
     ill[0] = -1.0  # a slice of air
     expected = score.on_prior_grid(ill, scan.body, slice_mm=5.0)
     healthy: dict = {}

@@ -40,6 +40,7 @@ from klip_monai.evaluation.prior_study import PriorStudy, run_prior_study, save_
 from klip_monai.evaluation.reading import Reading, Readings, ablation
 from klip_monai.evaluation.report import anomalies_to_markdown, row_title, save_anomaly_study, save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
+from klip_monai.evaluation.side_by_side import remembering, scores_by_settings
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
 from klip_monai.evaluation.study_file import Study, read_study
 from klip_monai.evaluation.total_variation import total_variation
@@ -47,6 +48,10 @@ from klip_monai.evaluation.tumour_figures import Sensitivity, TumourRow, TumourS
 from klip_monai.evaluation.tumour_report import save_tumour_study
 from klip_monai.evaluation.tumour_study import LabelledScan, TumourStudy, labelled_scans, run_tumour_study
 from klip_monai.evaluation.tuning import save_tuning, tune
+from klip_monai.evaluation.volume_anomalies import SliceStack, VolumeStars, VolumeTumours
+from klip_monai.evaluation.volume_report import save_volume_study, volumes_to_markdown
+from klip_monai.evaluation.volume_scans import HealthyVolume, HealthyVolumes, healthy_volumes
+from klip_monai.evaluation.volume_study import VolumeStudy, run_volume_study
 
 __all__ = [
     "BASELINES",
@@ -56,6 +61,8 @@ __all__ = [
     "Estimate",
     "Fitted",
     "HealthyStudy",
+    "HealthyVolume",
+    "HealthyVolumes",
     "LabelledScan",
     "LabelledSlices",
     "LabelledSlicesStudy",
@@ -70,6 +77,7 @@ __all__ = [
     "ScoredScan",
     "Sensitivity",
     "SliceLabels",
+    "SliceStack",
     "SliceStudy",
     "Stars",
     "Stratum",
@@ -79,6 +87,9 @@ __all__ = [
     "TumourScan",
     "TumourStudy",
     "Tumours",
+    "VolumeStars",
+    "VolumeStudy",
+    "VolumeTumours",
     "ablation",
     "anomalies_to_markdown",
     "auroc",
@@ -91,6 +102,7 @@ __all__ = [
     "false_positive_rate",
     "find_peaks",
     "healthy_slices",
+    "healthy_volumes",
     "image_level_auroc",
     "labelled_scans",
     "level_at",
@@ -98,6 +110,7 @@ __all__ = [
     "pixel_best_dice",
     "read_labelled_slices",
     "read_study",
+    "remembering",
     "row_title",
     "run_anomaly_study",
     "run_comparison",
@@ -110,6 +123,7 @@ __all__ = [
     "run_scan_study",
     "run_slice_study",
     "run_tumour_study",
+    "run_volume_study",
     "save_anomaly_study",
     "save_comparison",
     "save_density_study",
@@ -120,6 +134,8 @@ __all__ = [
     "save_study",
     "save_tumour_study",
     "save_tuning",
+    "save_volume_study",
+    "scores_by_settings",
     "sensitivity",
     "sensitivity_at",
     "slice_average_precision",
@@ -129,5 +145,6 @@ __all__ = [
     "to_markdown",
     "total_variation",
     "tune",
+    "volumes_to_markdown",
     "with_anomalies",
 ]

@@ -11,20 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
 from scipy import ndimage
 
+from klip_monai.evaluation.insertion import EDGE_MM, in_window, organs, outline, per_hu, pick, polygon, soft_edge, star
 from klip_monai.physics import ParallelBeam, Tomography
-from klip_monai.scoring import local_contrast, smooth
+from klip_monai.scoring import smooth
 from klip_monai.standard import PriorGrid
-
-ORGAN_HU = (0.0, 180.0)
-"""Mean HU of tissue that a tumour can lie in."""
-
-_EVEN_HU = 40.0  # highest local standard deviation within an organ
-_EVEN_MM = 3.0  # neighbourhood of that
-_EDGE_MM = 1.0
-_OVERSAMPLING = 4
 
 
 @dataclass(frozen=True)
@@ -54,12 +46,12 @@ class Tumours:
             Slice and mask, bool (1, H, W); None if no organ has room for the radius drawn.
         """
         radius = rng.uniform(*self.radius_mm)
-        contrast = rng.uniform(*self.contrast_hu) * rng.choice([-1, 1]) * _per_hu(grid)
-        within = ndimage.distance_transform_edt(_organs(image, body, grid)) * grid.pixel_mm
-        centre = _pick(within >= radius, rng)
+        contrast = rng.uniform(*self.contrast_hu) * rng.choice([-1, 1]) * per_hu(grid)
+        within = ndimage.distance_transform_edt(organs(image, body, grid)) * grid.pixel_mm
+        centre = pick(within >= radius, rng)
         if centre is None:
             return None
-        inside = _blob(image.shape[-2:], centre, radius / grid.pixel_mm, _EDGE_MM / grid.pixel_mm, rng)
+        inside = _blob(image.shape[-2:], centre, radius / grid.pixel_mm, EDGE_MM / grid.pixel_mm, rng)
         soft = torch.from_numpy(inside.astype(np.float32))[None]
         return (image + contrast * soft).clamp(-1, 1), (soft >= 0.5) & body
 
@@ -81,15 +73,12 @@ class Stars:
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Put one into a slice; see :meth:`Tumours.__call__`."""
         radius = rng.uniform(*self.radius_mm) / grid.pixel_mm
-        value = (rng.uniform(*self.value_hu) - grid.hu_window[0]) * _per_hu(grid) - 1
-        centre = _pick(ndimage.distance_transform_edt(body[0].numpy()) >= radius, rng)
+        value = in_window(rng.uniform(*self.value_hu), grid)
+        centre = pick(ndimage.distance_transform_edt(body[0].numpy()) >= radius, rng)
         if centre is None:
             return None
-        points = rng.integers(5, 9)
-        angles = rng.uniform(0, 2 * np.pi) + np.pi * np.arange(2 * points) / points
-        reach = np.where(np.arange(2 * points) % 2 == 0, radius, rng.uniform(0.35, 0.55) * radius)
-        corners = np.stack([centre[1] + reach * np.cos(angles), centre[0] + reach * np.sin(angles)], axis=1)
-        soft = torch.from_numpy(_polygon(image.shape[-2:], corners))[None]
+        corners = centre[::-1] + star(radius, rng)
+        soft = torch.from_numpy(polygon(image.shape[-2:], corners))[None]
         return image + (value - image) * soft, (soft >= 0.5) & body
 
 
@@ -112,7 +101,7 @@ class Calcifications:
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Put one cluster into a slice; see :meth:`Tumours.__call__`."""
         depth = ndimage.distance_transform_edt(body[0].numpy()) * grid.pixel_mm
-        centre = _pick(depth >= self.spread_mm + self.radius_mm[1], rng)
+        centre = pick(depth >= self.spread_mm + self.radius_mm[1], rng)
         if centre is None:
             return None
         covered = np.zeros(image.shape[-2:], dtype=np.float32)
@@ -147,7 +136,7 @@ class MetalStreaks:
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Put one into a slice; see :meth:`Tumours.__call__`."""
         radius = rng.uniform(*self.radius_mm)
-        centre = _pick(ndimage.distance_transform_edt(body[0].numpy()) * grid.pixel_mm >= radius, rng)
+        centre = pick(ndimage.distance_transform_edt(body[0].numpy()) * grid.pixel_mm >= radius, rng)
         if centre is None:
             return None
         disc = torch.from_numpy(_disc(image.shape[-2:], centre, radius / grid.pixel_mm))[None]
@@ -158,10 +147,10 @@ class MetalStreaks:
         hardened = hardened - scanner.A_dagger(scanner.A((attenuating - 4 * disc)[None]).square(), method="fbp")[0]
         streaks = hardened * (disc < 0.01) * body
         far = streaks * torch.from_numpy(_disc(image.shape[-2:], centre, 3 * radius / grid.pixel_mm) == 0)
-        depth = rng.uniform(*self.streak_hu) * _per_hu(grid) / float(far.abs().max().clamp_min(1e-6))
+        depth = rng.uniform(*self.streak_hu) * per_hu(grid) / float(far.abs().max().clamp_min(1e-6))
         streaked = (image - depth * streaks).clamp(-1, 1)
         ill = streaked + (1 - streaked) * disc
-        return ill, ((ill - image).abs() >= self.visible_hu * _per_hu(grid)) & body
+        return ill, ((ill - image).abs() >= self.visible_hu * per_hu(grid)) & body
 
 
 @dataclass(frozen=True)
@@ -203,7 +192,7 @@ class NoisePatch:
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Add noise to a disc of a slice; see :meth:`Tumours.__call__`."""
         noise = ndimage.gaussian_filter(rng.standard_normal(image.shape[-2:]), self.grain_mm / grid.pixel_mm)
-        noise = noise / noise.std() * rng.uniform(*self.noise_hu) * _per_hu(grid)
+        noise = noise / noise.std() * rng.uniform(*self.noise_hu) * per_hu(grid)
         noisy = (image + torch.from_numpy(noise.astype(np.float32))).clamp(-1, 1)
         return _in_disc(image, noisy, body, radius_px=rng.uniform(*self.radius_mm) / grid.pixel_mm, rng=rng)
 
@@ -225,7 +214,7 @@ def _in_disc(
     image: torch.Tensor, inside: torch.Tensor, body: torch.Tensor, *, radius_px: float, rng: np.random.Generator
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """``inside`` within a random disc in the body, ``image`` around it, and the disc; None without room."""
-    centre = _pick(ndimage.distance_transform_edt(body[0].numpy()) >= radius_px, rng)
+    centre = pick(ndimage.distance_transform_edt(body[0].numpy()) >= radius_px, rng)
     if centre is None:
         return None
     soft = torch.from_numpy(_disc(image.shape[-2:], centre, radius_px))[None]
@@ -244,43 +233,10 @@ def _disc(shape: torch.Size, centre: NDArray[Any], radius: float) -> NDArray[np.
     return np.asarray(np.clip(radius + 0.5 - distance, 0, 1), dtype=np.float32)
 
 
-def _per_hu(grid: PriorGrid) -> float:
-    """Units of the [-1, 1] image in one HU."""
-    return 2 / (grid.hu_window[1] - grid.hu_window[0])
-
-
-def _organs(image: torch.Tensor, body: torch.Tensor, grid: PriorGrid) -> NDArray[np.bool_]:
-    """Even soft tissue, bool (H, W)."""
-    low, high = ((hu - grid.hu_window[0]) * _per_hu(grid) - 1 for hu in ORGAN_HU)
-    sigma = _EVEN_MM / grid.pixel_mm
-    mean = ndimage.gaussian_filter(image[0].numpy(), sigma)
-    even = local_contrast(image[None], sigma_px=sigma)[0, 0].numpy() <= _EVEN_HU * _per_hu(grid)
-    return np.asarray(body[0].numpy() & even & (mean >= low) & (mean <= high))
-
-
-def _pick(candidates: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.intp] | None:
-    at = np.argwhere(candidates)
-    return at[rng.integers(len(at))] if len(at) else None
-
-
 def _blob(
     shape: torch.Size, centre: NDArray[np.intp], radius: float, edge: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
     """1 inside a deformed ellipse of at most ``radius`` pixels, 0 outside, (H, W)."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     y, x = rows - centre[0], columns - centre[1]
-    angle = np.arctan2(y, x)
-    flat, tilt = rng.uniform(0.6, 1.0), rng.uniform(0, np.pi)
-    outline = flat / np.sqrt((flat * np.cos(angle - tilt)) ** 2 + np.sin(angle - tilt) ** 2)
-    for k in range(2, 6):
-        outline = outline * (1 + rng.normal(0, 0.12 / k) * np.cos(k * angle + rng.uniform(0, 2 * np.pi)))
-    distance = radius * outline / max(float(outline.max()), 1.0) - np.hypot(y, x)
-    return np.asarray(1 / (1 + np.exp(np.clip(-4 * distance / edge, -50, 50))))
-
-
-def _polygon(shape: torch.Size, corners: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Share of each pixel that a polygon of (x, y) corners covers, float32 (H, W)."""
-    fine = Image.new("L", (shape[1] * _OVERSAMPLING, shape[0] * _OVERSAMPLING))
-    ImageDraw.Draw(fine).polygon([tuple(p) for p in ((corners + 0.5) * _OVERSAMPLING).tolist()], fill=255)
-    blocks = np.asarray(fine, dtype=np.float32).reshape(shape[0], _OVERSAMPLING, shape[1], _OVERSAMPLING)
-    return np.asarray(blocks.mean(axis=(1, 3)) / 255)
+    return soft_edge(outline(np.arctan2(y, x), radius, rng) - np.hypot(y, x), width=edge)

@@ -15,7 +15,7 @@ from klip_monai.io import read_volume
 from klip_monai.io.dicom_source import person_of
 from klip_monai.phantom import random_scan
 from klip_monai.scoring import ContextNull, HealthyScan, IDReference, Places, contrast_px, local_contrast, with_sharp
-from klip_monai.standard import PriorGrid, slice_distance, standard_slices
+from klip_monai.standard import PriorGrid, body_of, slice_distance, standard_slices
 from klip_monai.training import SliceSet
 from klip_monai.transforms import KLIPScore
 
@@ -42,7 +42,7 @@ class Scan:
 
     Attributes:
         images: standard slices, float32 (Z, 1, H, W) in [-1, 1].
-        body: which of their pixels are body and known, bool (Z, 1, H, W).
+        body: which of their pixels are body, bool (Z, 1, H, W).
         person: number of the person that it is of.
         slice_mm: distance of its slices, mm; None if it is not known or they do not lie straight above each other.
     """
@@ -85,7 +85,8 @@ def set_scans(data: SliceSet, *, slices: int | None = None) -> Iterator[Scan]:
     """Scans of a slice set.
 
     Args:
-        data: the slices; each group is of another person.
+        data: the slices; each group is of another person. What was filled in where a source clipped HU counts, as it
+            does in a scan that comes clipped.
         slices: cut groups into runs of so many neighbours, each taken for a scan, and leave shorter rests out. None
             takes each group as a whole.
     """
@@ -93,7 +94,8 @@ def set_scans(data: SliceSet, *, slices: int | None = None) -> Iterator[Scan]:
     for person, group in enumerate(data.groups):
         run = slices or group.slices
         for start in range(first, first + group.slices - run + 1, run):
-            yield Scan(*data.stacked(range(start, start + run)), person, group.slice_mm)
+            images, _ = data.stacked(range(start, start + run))
+            yield Scan(images, body_of(images, data.grid), person, group.slice_mm)
         first += group.slices
 
 

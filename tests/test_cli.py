@@ -281,7 +281,7 @@ def test_help_names_what_is_taken_by_default():
     assert f"[default: {','.join(DEFAULT_OUTPUTS)}]" in shown
     for output in OUTPUTS:
         assert f" {output} " in shown
-    assert shown.count("[default: the bundle's]") == 5
+    assert shown.count("[default: the bundle's]") == 6
     for setting in {setting for takes in OPERATORS.values() for setting in takes}:
         assert setting in shown or setting in ("views", "angle_range")
 

@@ -61,6 +61,10 @@ def calibrate(
             min=3, help="Slices of each phantom, or run of the slice set.  \\[default: 24 of a phantom, all of a group]"
         ),
     ] = None,
+    clipped: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE", help="A source of the slice set that clipped HU, to be taken too."),
+    ] = None,
     null_split: Annotated[
         list[str] | None,
         typer.Option(help="Split of the slice set that --null context is fitted to.  \\[default: train]"),
@@ -109,7 +113,7 @@ def calibrate(
         total += len(list(healthy.iterdir()))
         what.append("healthy scans")
     if slice_set is not None:
-        data = SliceSet(slice_set, split=split or ["reference"], grid=parts["grid"], clipped=False)
+        data = SliceSet(slice_set, split=split or ["reference"], grid=parts["grid"], clipped=clipped or False)
         sources.append(set_scans(data, slices=slices))
         total += len(data.groups) if slices is None else sum(group.slices // slices for group in data.groups)
         patients = sum(group.slices >= (slices or 1) for group in data.groups)

@@ -152,8 +152,8 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         split: which groups, by split or splits; None takes all.
         groups: which groups, by name; None takes all of the split.
         grid: the slice format expected; None accepts any.
-        clipped: also groups whose source clipped HU away. What was filled in for these is no tissue: slices to train
-            on, but none to be scored as healthy.
+        clipped: also groups whose source clipped HU away; or the names of such sources. What was filled in for these is
+            no tissue: slices to train on, but none to be scored as healthy.
         filled_weight: weight of the pixels that were filled in. 0 teaches a prior nothing about them, so it may make
             anything of fat in a scan that looks like theirs; a little teaches it that fat is about what was filled in.
 
@@ -168,7 +168,7 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
         split: str | Sequence[str] | None = None,
         groups: Sequence[str] | None = None,
         grid: PriorGrid | None = None,
-        clipped: bool = True,
+        clipped: bool | Sequence[str] = True,
         filled_weight: float = 0.0,
     ) -> None:
         self.folder = Path(folder)
@@ -179,7 +179,7 @@ class SliceSet(Dataset[dict[str, torch.Tensor]]):
             for group in read_manifest(folder)
             if (splits is None or group.split in splits)
             and (groups is None or group.group in groups)
-            and (clipped or group.clip_hu is None)
+            and (group.clip_hu is None or clipped is True or (clipped and group.source in clipped))
         ]
         if not self.groups:
             kind = "" if clipped else "unclipped "

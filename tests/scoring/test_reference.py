@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from klip_monai.errors import BundleError
-from klip_monai.scoring import ExpectedDensity, IDReference, settings_key
+from klip_monai.scoring import ExpectedDensity, IDReference, Places, settings_key
 
 SETTINGS = {"weights": "ab12", "operator": {"type": "Identity", "image_shape": [8, 8]}, "window": {"high": 0.4}}
 
@@ -257,9 +257,18 @@ def test_peaks_are_kept_in_the_file_and_a_file_without_them_is_read(tmp_path):
         IDReference.load(tmp_path / "bad.json")
 
 
-def test_peaks_of_a_reference_follow_their_scans():
-    in_body = [np.full(300, 0.5) for _ in range(3)]
-    for values, highest in zip(in_body, (7.0, 3.0, 4.0), strict=True):
-        values[17] = highest
-    made = made_from(in_body, alike(in_body), slices=3, description="", peaks=[[7.0, 1.0], [], [4.0]])
-    assert made.peaks == ((), (4.0,), (7.0, 1.0))
+def test_a_reference_holds_the_peaks_of_the_candidates_of_its_scans():
+    inside = np.zeros((4, 10, 10), bool)
+    inside[:, 1:9, 1:9] = True
+    in_body = [np.full(256, 0.5) for _ in range(3)]
+    for values, found in zip(in_body, ({3: 7.0, 200: 6.0}, {17: 3.0}, {40: 4.0, 41: 3.9}), strict=True):
+        for place, value in found.items():
+            values[place] = value
+    options = {"settings": SETTINGS, "slices": 4, "description": "", "patients": [0, 1, 2], "expected": FLAT}
+    made = IDReference.from_calibrated(in_body, places=[Places(inside, 0.2)] * 3, **options)
+    assert made.scan_scores == (3.0, 4.0, 7.0)
+    reached = [peak for peak in (7.0, 6.0, 3.0, 4.0) if peak >= made.suspicious]
+    assert sorted(peak for scan in made.peaks for peak in scan) == pytest.approx(sorted(reached))
+    assert made.peaks[2][0] == 7.0
+    small = IDReference.from_calibrated(in_body, places=[Places(inside, 0.01)] * 3, **options)
+    assert small.peaks == ((), (), ()), "too small to be candidates"

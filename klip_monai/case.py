@@ -22,6 +22,7 @@ from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.outputs import WRITERS, Writing, write_picture
 from klip_monai.region import Region
 from klip_monai.scoring import LABEL_NAMES, Candidate, IDReference, find_candidates, what_p_and_q_mean
+from klip_monai.standard import slice_distance
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
@@ -69,6 +70,14 @@ class Case:
     def uses_twins(self) -> bool:
         """Whether the heat map was measured against twins."""
         return bool(self.provenance.get("settings", {}).get("twins"))
+
+    @property
+    def scoring_remarks(self) -> list[str]:
+        """How the slices were scored, if it was not as the settings would have it, in a sentence."""
+        in_space = bool(self.provenance.get("settings", {}).get("lowpass_z_mm"))
+        if not in_space or slice_distance(np.asarray(self.volume.affine, dtype=np.float64)) is not None:
+            return []
+        return ["scoring: slices do not lie straight above each other, so each was scored by itself, in its plane."]
 
     @property
     def unit(self) -> str:
@@ -133,6 +142,7 @@ def summarize(case: Case) -> dict[str, Any]:
         },
         "remarks": [
             *_reading_remarks(volume),
+            *case.scoring_remarks,
             *about_p,
             *([] if region is None else region.remarks(is_long=bool(about_p))),
         ],

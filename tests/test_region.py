@@ -111,8 +111,8 @@ def test_all_is_of_the_region_and_the_same_there_as_without_one(small_ct, mask, 
         ].tolist()
     )
     assert int((part["pred"] * ~inside).max()) == 0
-    for island in summary["islands"]:
-        assert all(low < mm < high for mm, (low, high) in zip(island["centre_ras_mm"], MIDDLE, strict=True))
+    for candidate in summary["candidates"]:
+        assert all(low < mm < high for mm, (low, high) in zip(candidate["centre_ras_mm"], MIDDLE, strict=True))
     assert [score > 0 for score in summary["slice_scores"]] == inside[0].any(0).any(0).tolist()
     assert summary["scan_score"] < whole["summary"]["scan_score"]
     assert summary["p_value"] == REFERENCE.p_value(summary["scan_score"])

@@ -17,7 +17,16 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd
 from pydicom import Dataset as Header
 
-from klip_monai.calibration import MIN_SCANS, calibrate, healthy_scans, set_scans, standardized
+from klip_monai.calibration import (
+    MIN_SCANS,
+    calibrate,
+    fit_null,
+    healthy_scans,
+    of_other_people,
+    phantom_scans,
+    set_scans,
+    standardized,
+)
 from klip_monai.case import Case, remarks, save_case
 from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
@@ -28,7 +37,7 @@ from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.scoring import ExpectedDensity, IDReference
-from klip_monai.standard import PriorGrid, beneath_skin, standard_slices
+from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices
 from klip_monai.training import Group, SliceSet, write_slice_set
 from klip_monai.transforms import (
     BodyOnlyd,
@@ -70,7 +79,9 @@ def evaluate(small_ct, inferer, post: list, *, calibration: IDReference | None =
     """The way the bundle does it: data loader, evaluator, calibration, inverse."""
     pre = Compose([LoadSeriesd("image"), ToPriorGridd("image", grid=GRID, source_key="source", body_key="body")])
     invert = Invertd("pred", pre, orig_keys="image", nearest_interp=False, to_tensor=True)
-    calibrate = [CalibrateHeatmapd("pred", image_key="image", reference=calibration)] if calibration else []
+    calibrate = (
+        [CalibrateHeatmapd("pred", image_key="image", reference=calibration, inferer=inferer)] if calibration else []
+    )
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(Dataset([{"image": str(small_ct)}], pre), batch_size=1),
@@ -98,6 +109,41 @@ def test_evaluator_and_transform_give_the_same_map_on_the_grid_of_the_source(sma
     torch.testing.assert_close(by_engine["pred"].as_tensor(), by_transform["heatmap"].as_tensor())
     assert by_engine["scan_score"] == pytest.approx(by_transform["heatmap"].meta["scan_score"])
     assert by_engine["scan_score"] > 0
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.3])
+def test_slices_straight_above_each_other_are_scored_in_space_others_each_by_itself(inferer, tilt):
+    affine = torch.diag(torch.tensor([-8.0, -8.0, 4.0, 1.0], dtype=torch.float64))
+    affine[1, 2] = 4.0 * tilt
+    rng = np.random.default_rng(0)
+    values = torch.from_numpy(rng.normal(40, 60, (1, 24, 24, 5)).astype(np.float32))
+    volume = MetaTensor(values, affine=affine)
+    in_space = inferer.changed(lowpass_z_mm=4.0, smoothing_z_mm=4.0)
+    flat, found = (KLIPScore(Prior(), one, grid=GRID)(volume).as_tensor() for one in (inferer, in_space))
+    assert torch.equal(flat, found) == bool(tilt)
+    assert slice_distance(affine.numpy()) == (None if tilt else 4.0)
+
+
+def test_a_context_null_is_fitted_and_its_map_is_the_same_by_engine_and_transform(small_ct, inferer):
+    one = inferer.changed(lowpass_z_mm=3.0, null="context", calibration=0.5)
+    score = KLIPScore(Prior(), one, grid=GRID)
+    people = list(standardized(phantom_scans(8, slices=24), GRID))
+    null = fit_null(score, people)
+    volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
+    healthy = standardized([volume] * MIN_SCANS, GRID)
+    made = calibrate(score, healthy, settings={}, description="the same scan", null=null)
+    again = KLIPScore(Prior(), one, grid=GRID, reference=made)
+    assert made.scan_scores[0] == pytest.approx(again(volume).meta["scan_score"], rel=1e-4)
+    assert len(made.peaks) == MIN_SCANS
+    by_engine = evaluate(small_ct, one, [], calibration=made)
+    torch.testing.assert_close(by_engine["pred"].as_tensor(), again(volume).as_tensor())
+    assert not torch.allclose(again(volume).as_tensor(), score(volume).as_tensor())
+
+
+def test_people_of_two_sources_are_numbered_through(small_ct):
+    volume = LoadSeriesd("image")({"image": str(small_ct)})["image"]
+    sources = [standardized([volume] * 2, GRID), standardized([volume] * 3, GRID)]
+    assert [scan.person for scan in of_other_people(sources)] == [0, 1, 2, 3, 4]
 
 
 def test_calibration_multiplies_the_map_by_the_gain_of_its_slices(small_ct, inferer, reference):
@@ -262,6 +308,11 @@ def test_case_of_a_tilted_scan_is_shown_straight_and_says_so(reference, tmp_path
     volume, heat, marked = (MetaTensor(part, affine=affine, meta=meta) for part in (values, labels * 0.1, labels))
     summary = save_case(Case(volume, heat, marked, 0.2, reference, PROVENANCE), tmp_path)
     assert "gantry tilt" in summary["remarks"][0]
+    in_space = {**PROVENANCE, "settings": {"lowpass_z_mm": 3.0}}
+    assert any(
+        "scored by itself" in remark for remark in Case(volume, heat, marked, 0.2, reference, in_space).scoring_remarks
+    )
+    assert not Case(volume, heat, marked, 0.2, reference, PROVENANCE).scoring_remarks
     (candidate,) = summary["candidates"]
     assert candidate["voxel"] == (10, 12, 1)
     assert candidate["peak_ras_mm"] == pytest.approx((-20.0, -24.0 - 1.3, 5.0))

@@ -40,7 +40,7 @@ from klip_monai.evaluation.prior_study import PriorStudy, run_prior_study, save_
 from klip_monai.evaluation.reading import Reading, Readings, ablation
 from klip_monai.evaluation.report import anomalies_to_markdown, row_title, save_anomaly_study, save_study, to_markdown
 from klip_monai.evaluation.scan_study import ScanStudy, ScoredScan, run_scan_study
-from klip_monai.evaluation.side_by_side import remembering, scores_by_settings
+from klip_monai.evaluation.side_by_side import context_nulls, remembering, scores_by_settings
 from klip_monai.evaluation.slice_study import Row, SliceStudy, Stratum, StudySlices, run_slice_study
 from klip_monai.evaluation.study_file import Study, read_study
 from klip_monai.evaluation.total_variation import total_variation
@@ -98,6 +98,7 @@ __all__ = [
     "block_level_auroc",
     "bootstrap",
     "comparison_to_markdown",
+    "context_nulls",
     "dice",
     "false_positive_rate",
     "find_peaks",

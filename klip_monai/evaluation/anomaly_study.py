@@ -18,6 +18,7 @@ from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
 from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
 from klip_monai.prior import Denoiser
+from klip_monai.scoring import ContextNull
 from klip_monai.standard import PriorGrid
 from klip_monai.training import SliceSet
 
@@ -104,6 +105,7 @@ def run_anomaly_study(
     seed: int = 0,
     block_px: int = 8,
     device: torch.device | str = "cpu",
+    nulls: Mapping[str, ContextNull] | None = None,
     keep: str | Path | None = None,
 ) -> AnomalyStudy:
     """Score held-out healthy slices, and the same slices with anomalies, under each of several settings.
@@ -117,6 +119,7 @@ def run_anomaly_study(
         seed: of the anomalies.
         block_px: side of the blocks, in pixels.
         device: where to score.
+        nulls: for rows whose maps another null calibrates than ``calibration``, that null, by the row's name.
         keep: folder to keep scores in; the same study run again goes on from there. None keeps nothing.
 
     Raises:
@@ -137,6 +140,7 @@ def run_anomaly_study(
             progress=progress,
             block_px=block_px,
             device=device,
+            nulls=nulls,
             keep=keep,
         )
     sources = [healthy.group_of(index).source for index in range(0, len(healthy), stride)]

@@ -14,7 +14,7 @@ import torch
 from klip_monai.bundle import find_reference, scoring_settings
 from klip_monai.inferer import KLIPInferer, Work
 from klip_monai.prior import Denoiser
-from klip_monai.scoring import SliceMoves
+from klip_monai.scoring import ContextNull, SliceMoves
 from klip_monai.slice_generator import SliceGenerator
 from klip_monai.standard import PriorGrid
 from klip_monai.transforms import KLIPScore
@@ -59,6 +59,23 @@ def scores_by_settings(
             reference = find_reference(id_references, scoring_settings(weights, grid, changed))
         scores[name] = KLIPScore(network, changed, grid=grid, reference=reference, device=device)
     return scores
+
+
+def context_nulls(
+    rows: Mapping[str, object], *, weights: str | Path, grid: PriorGrid, id_references: str | Path
+) -> dict[str, ContextNull]:
+    """The nulls by context of those inferers among ``rows`` that have one, from the references made with them.
+
+    Raises:
+        BundleError: if there is no reference for one of them.
+    """
+    found = {}
+    for name, row in rows.items():
+        if isinstance(row, KLIPInferer) and row.null == "context":
+            expected = find_reference(id_references, scoring_settings(weights, grid, row)).expected
+            assert isinstance(expected, ContextNull)
+            found[name] = expected
+    return found
 
 
 def passes_of(score: KLIPScore) -> Hashable:

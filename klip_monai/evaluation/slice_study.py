@@ -35,7 +35,7 @@ from klip_monai.evaluation.precision_recall import (
 from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.scored import Scored, score_slices
 from klip_monai.prior import Denoiser
-from klip_monai.scoring import ContrastSums, ExpectedDensity, contrast_px, local_contrast, smooth
+from klip_monai.scoring import ContextNull, ContrastSums, ExpectedDensity, contrast_px, local_contrast, smooth
 from klip_monai.standard import PriorGrid, beneath_skin
 
 STRATA_MM = ((0.0, 8.0), (8.0, 14.0), (14.0, float("inf")))
@@ -167,6 +167,7 @@ def run_slice_study(
     block_px: int = 8,
     device: torch.device | str = "cpu",
     networks: Mapping[str, Denoiser] | None = None,
+    nulls: Mapping[str, ContextNull] | None = None,
     keep: str | Path | None = None,
 ) -> dict[str, SliceStudy]:
     """Score healthy and anomalous slices with each of several methods, on the same slices and the same body mask.
@@ -184,6 +185,7 @@ def run_slice_study(
         block_px: side of the blocks, in pixels.
         device: where to score.
         networks: for rows that use another prior, that prior, by the row's name.
+        nulls: for rows whose maps another null calibrates than ``calibration``, that null, by the row's name.
         keep: folder to keep scores in; the same study run again goes on from there. None keeps nothing.
 
     Returns:
@@ -223,7 +225,7 @@ def run_slice_study(
             full = f"{name}: {reading}" if reading else name
             two = scored.maps is not None and scored.maps.shape[1] == 2
             for calibrated in (True, False) if scored.calibration or two else (False,):
-                parts = _parts(scored, images, groups, grid, calibrated=calibrated)
+                parts = _parts(scored, images, groups, grid, calibrated=calibrated, null=(nulls or {}).get(name))
                 for (kind, ill), part in zip(anomalous.items(), parts[1:-1], strict=True):
                     row = _row(full, scored, parts[0], part, healthy, ill, calibrated=calibrated, block_px=block_px)
                     results[kind].append(row)
@@ -245,7 +247,13 @@ class _Part:
 
 
 def _parts(
-    scored: Scored, images: torch.Tensor, groups: Sequence[StudySlices], grid: PriorGrid, *, calibrated: bool
+    scored: Scored,
+    images: torch.Tensor,
+    groups: Sequence[StudySlices],
+    grid: PriorGrid,
+    *,
+    calibrated: bool,
+    null: ContextNull | None,
 ) -> list[_Part]:
     """A part for each group, the last of which calibrates."""
     sizes = [len(group) for group in groups]
@@ -256,10 +264,11 @@ def _parts(
     maps = smooth(density, sigma_px=scored.smoothing_px)
     counted = [beneath_skin(group.body, skin_px=scored.skin_px) for group in groups]
     if calibrated:
-        expected = expected_density(
+        expected = null or expected_density(
             maps[-sizes[-1] :], groups[-1].images, counted[-1], grid, strength=scored.calibration
         )
-        density, maps = (expected.heatmap(values, images) for values in (density, maps))
+        seen = {"body": torch.cat([group.body for group in groups]), "noise_left": torch.ones(len(images))}
+        density, maps = (expected.heatmap(values, images, **seen) for values in (density, maps))
     else:
         density, maps = density[:, :1], maps[:, :1]
     density, maps = (values * torch.cat(counted) for values in (density, maps))

@@ -42,25 +42,25 @@ class HealthyStudy:
     """Result of :func:`run_healthy_study`.
 
     Attributes:
-        slices: slices of a run.
+        slices: slices of a run; None if each is all of a patient.
         runs: all of them.
         level: the p-value whose promise is checked: 0.05, or the smallest there is if that is larger.
         called: share of the runs with p at most ``level``.
     """
 
-    slices: int
+    slices: int | None
     runs: tuple[HealthyRun, ...]
     level: float
     called: float
 
 
-def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int) -> HealthyStudy:
+def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int | None = None) -> HealthyStudy:
     """Score runs of healthy slices.
 
     Args:
         score: the transform, with its ID reference.
         data: healthy slices of patients that had no part in the prior or its reference.
-        slices: slices of a run; as many as the reference's scans have.
+        slices: slices of a run; None takes each patient's as a whole. As the reference's scans were made.
 
     Raises:
         InputError: without a reference, or if no group has as many slices.
@@ -68,8 +68,8 @@ def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int) -> Healt
     reference = score.reference
     if reference is None:
         raise InputError("score: got no ID reference, expected the one to be checked")
-    groups = [group for group in data.groups for _ in range(group.slices // slices)]
-    if not groups:
+    groups = [group for group in data.groups for _ in range(1 if slices is None else group.slices // slices)]
+    if slices is not None and not groups:
         raise InputError(f"slices: got {slices}, expected at most {max(group.slices for group in data.groups)}")
     runs = []
     with study_progress() as progress:
@@ -100,12 +100,13 @@ def healthy_to_markdown(study: HealthyStudy) -> str:
         mean = [100 * sum(values) / len(runs) for values in zip(*((r.suspicious, r.strong) for r in runs), strict=True)]
         called = sum(run.p_value <= study.level for run in runs)
         rows.append([source, name, str(len(runs)), str(called), *(f"{share:.2g} %" for share in mean)])
+    what = "patients" if study.slices is None else f"runs of {study.slices} neighbouring slices"
     total = [100 * sum(v) / len(study.runs) for v in zip(*((r.suspicious, r.strong) for r in study.runs), strict=True)]
     return "\n".join(
         [
             "# Healthy slices that had no part in the ID reference",
             "",
-            f"{len(study.runs)} runs of {study.slices} neighbouring slices, scored as scans. **p is at most "
+            f"{len(study.runs)} {what}, scored as scans. **p is at most "
             f"{study.level:.2g} in {100 * study.called:.0f} %** (promised: at most {100 * study.level:.0f} %); "
             f"{total[0]:.2g} % of the in-body pixels are suspicious (promised: 0.1 %), {total[1]:.2g} % strongly.",
             "",

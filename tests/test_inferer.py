@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import itertools
-import json
-import math
 
 import pytest
 import torch
@@ -108,11 +106,6 @@ def test_equal_slices_of_a_volume_have_noise_of_their_own(options):
     assert not torch.allclose(maps[0], maps[1], rtol=0.01)
 
 
-def test_each_slice_needs_a_place():
-    with pytest.raises(ValueError, match="places: got 2, expected one for each of 3 slices"):
-        inferer()(slices(3), GaussianDenoiser(std=0.5), places=[0, 1])
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_meta_tensors_stay_so_and_maps_are_float32_whatever_the_slices_are(dtype):
     images, prior, affine = slices(2).to(dtype), GaussianDenoiser(std=0.5), torch.diag(torch.tensor([3.0, 3, 5, 1]))
@@ -167,75 +160,9 @@ def test_a_core_asks_the_network_about_few_states_at_a_time():
     assert 1 < max(largest) <= 8
 
 
-def test_progress_counts_slices():
-    seen = []
-    inferer(progress=lambda done, total: seen.append((done, total)))(slices(9), GaussianDenoiser(std=0.5))
-    assert len(seen) == 3
-    assert seen == sorted(seen)
-    assert seen[-1] == (9, 9)
-
-
 def test_no_gradients_are_kept():
     images = slices(1).requires_grad_()
     assert not inferer()(images, GaussianDenoiser(std=0.5)).requires_grad
-
-
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_description_is_json_and_names_all_that_a_score_depends_on(estimator):
-    base = inferer(estimator=estimator)
-    described = json.dumps(base.describe())
-    assert described == json.dumps(inferer(estimator=estimator, seed=7, batch_size=3).describe())
-    assert "seed" not in described
-    changes = [
-        {"window": (0.5, 0.1)},
-        {"samples": 2},
-        {"sampler_levels": 7},
-        {"sigma_max": 4.0},
-        {"sigma_min": 0.03},
-        {"churn": 0.5},
-        {"noise_std": 0.02},
-        {"data_std": 0.4},
-        {"cg_iterations": 4},
-        {"smoothing_px": 1.0},
-        {"operator": Identity(SHAPE)},
-    ]
-    changes += [{"window_levels": 4}, {"draws": 2}] if estimator == "renoised" else []
-    for change in changes:
-        assert json.dumps(inferer(estimator=estimator, **change).describe()) != described, change
-
-
-def test_settings_of_the_other_estimator_are_left_out():
-    first, second = (inferer(estimator="trajectory", window_levels=n, draws=n).describe() for n in (3, 5))
-    assert first == second
-    assert inferer().describe() != inferer(estimator="trajectory").describe()
-
-
-def test_no_window_counts_every_level_of_the_sampler():
-    one = inferer(estimator="trajectory", window=None, sigma_max=2.0, sigma_min=0.05)
-    assert (one.window.high, one.window.low) == (2.0, 0.05)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"estimator": "guess"}, "estimator: got 'guess', expected one of renoised, trajectory"),
-        ({"samples": 0}, "expected at least 1 each"),
-        ({"sampler_levels": 0, "estimator": "trajectory"}, "sampler_levels: got 0, expected at least 1, or 0 for ren"),
-        ({"sampler_levels": 0, "twins": 1}, "sampler_levels: got 0"),
-        ({"batch_size": 0}, "expected at least 1 each"),
-        ({"window": (0.1, 0.4)}, "window: got high 0.1 and low 0.4"),
-        ({"twins": 1, "sharp": True}, "sharp: got it with 1 twins"),
-        ({"skin_px": -1}, "skin_px: got -1, expected 0 or more"),
-    ],
-)
-def test_impossible_settings_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        inferer(**options)
-
-
-def test_a_rim_is_a_setting_where_there_is_one():
-    assert "skin_px" not in inferer().describe()
-    assert inferer(skin_px=6).describe()["skin_px"] == 6.0
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -341,17 +268,6 @@ def test_twins_cancel_what_anatomy_scores_and_leave_what_the_prior_does_not_know
     assert float(found[..., 13:15, 13:15].min()) > 5 * float(found[..., :8, :].max())
 
 
-def test_twins_are_counted_in_passes_and_settings_only_where_there_are_any():
-    operator = Identity((32, 32))
-    plain, twinned = KLIPInferer(operator), KLIPInferer(operator, twins=2)
-    assert "twins" not in plain.describe()
-    assert twinned.describe()["twins"] == 2
-    levels = round(40 * math.log(1.0 / 0.02) / math.log(3.0 / 0.02))
-    assert twinned.passes == 3 * plain.passes + 2 * levels
-    with pytest.raises(ValueError, match="twins, twin_sigma: got -1"):
-        KLIPInferer(operator, twins=-1)
-
-
 @pytest.mark.parametrize("noise", [None, PoissonNoise(1e4, AttenuationScale.from_hu((-160, 240)))])
 @pytest.mark.parametrize("twins", [0, 1])
 def test_scoring_slices_is_scoring_their_measurement(noise, twins):
@@ -391,22 +307,6 @@ def test_data_of_another_discretisation_are_nearly_the_same_and_say_so(data_oper
     assert 1e-4 < float((y - mismatched).norm() / y.norm()) < 0.05
     assert "data_operator" not in one.describe()
     assert other.describe()["data_operator"] == data_operator.describe()
-
-
-def test_data_of_other_rays_are_refused():
-    other = Tomography(ParallelBeam(image_shape=SHAPE, pixel_mm=3.0, views=13))
-    with pytest.raises(ValueError, match="data_operator: got slices and measurements"):
-        inferer(data_operator=other)
-
-
-def test_photons_take_the_place_of_white_noise_in_the_description():
-    noise = PoissonNoise(1e4, AttenuationScale.from_hu((-160, 240)))
-    assert "noise_std" not in inferer(noise=noise).describe()
-    assert inferer(noise=noise).describe()["noise"]["photons"] == 1e4
-    assert inferer().describe()["noise_std"] == 0.003
-    assert "noise" not in inferer().describe()
-    moved = inferer(twins=1).with_operator(Identity(SHAPE), noise=noise)
-    assert moved.describe() == inferer(operator=Identity(SHAPE), twins=1, noise=noise).describe()
 
 
 def test_crossing_is_a_setting_of_renoised_and_its_density_is_never_negative():
@@ -492,13 +392,6 @@ def test_slices_of_air_cost_no_pass_and_score_nothing():
     assert torch.equal(maps[[1, 3]], one(images[[1, 3]], GaussianDenoiser(std=0.5), places=[1, 3]))
 
 
-def test_spreading_noise_and_a_margin_are_settings_where_they_are_asked_for():
-    assert not {"noise_px", "body_margin_px"} & inferer().describe().keys()
-    described = inferer(noise_px=8.0, body_margin_px=4).describe()
-    assert (described["noise_px"], described["body_margin_px"]) == (8.0, 4)
-    assert "noise_px" not in inferer(noise_px=8.0, estimator="trajectory").describe()
-
-
 @pytest.mark.parametrize("sy", [0.01])
 def test_spreading_noise_keeps_the_nats_of_a_lesion(sy):
     image = torch.zeros(40, 1, 48, 48)
@@ -513,25 +406,3 @@ def test_spreading_noise_keeps_the_nats_of_a_lesion(sy):
     for part in ((..., slice(18, 30), slice(18, 30)), (..., slice(0, 10), slice(None))):
         assert float(spread[part].mean()) == pytest.approx(float(plain[part].mean()), rel=0.03)
     assert float(spread[..., 18:30, 18:30].std()) < 0.5 * float(plain[..., 18:30, 18:30].std())
-
-
-def test_an_error_in_a_thread_is_raised_and_ends_the_work():
-    calls = []
-
-    def failing(x: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        calls.append(len(x))
-        raise RuntimeError("no memory")
-
-    with pytest.raises(RuntimeError, match="no memory"):
-        inferer(operator=Identity(SHAPE), sampler_levels=0)(slices(200), failing)
-    assert len(calls) < 20
-
-
-def test_progress_that_raises_ends_the_work():
-    def stop(done: int, total: int) -> None:
-        raise KeyboardInterrupt
-
-    network = CountingDenoiser()
-    with pytest.raises(KeyboardInterrupt):
-        inferer(operator=Identity(SHAPE), sampler_levels=0, progress=stop)(slices(400), network)
-    assert network.slices < 200 * 3

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from klip_monai.bundle import find_reference, scoring_settings
-from klip_monai.inferer import KLIPInferer, Work
+from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import ContextNull, SliceMoves
+from klip_monai.slice_batches import Work
 from klip_monai.slice_generator import SliceGenerator
 from klip_monai.standard import PriorGrid
 from klip_monai.transforms import KLIPScore

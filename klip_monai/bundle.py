@@ -95,9 +95,8 @@ def find_reference(folder: str | Path, settings: Mapping[str, Any]) -> IDReferen
 
     paths = sorted(Path(folder).glob("*.json"))
     for path in paths:
-        reference = IDReference.load(path)
-        if reference.matches(settings):
-            return reference
+        if IDReference.load(path, scores_only=True).matches(settings):
+            return IDReference.load(path)
     raise BundleError(
         f"ID reference: none of the {len(paths)} in {Path(folder).name}/ was made with these settings (key "
         f"{settings_key(settings)}: other weights, operator, estimator or window); use the bundle's defaults, or make "

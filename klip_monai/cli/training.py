@@ -33,6 +33,7 @@ from klip_monai.cli.options import (
     progress_bar,
 )
 from klip_monai.errors import InputError
+from klip_monai.io.atomic import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +98,18 @@ def calibrate(
         raise InputError("calibrate: give --healthy FOLDER, --slice-set FOLDER, both, or --phantoms N (at least 19)")
     if phantoms is not None and (healthy or slice_set):
         raise InputError("calibrate: got --phantoms and healthy people, expected one of the two")
+    if slice_set is None and (split or clipped or null_split):
+        raise InputError(
+            "--split, --clipped, --null-split: got no --slice-set that they are of; add it or leave them out"
+        )
+    if healthy is not None and null_scans is not None and healthy.resolve() == null_scans.resolve():
+        raise InputError("--null-scans: got the folder of --healthy, expected scans of other people")
+    if both := set(split or ["reference"]) & set(null_split or []):
+        raise InputError(
+            f"--null-split: got {', '.join(sorted(both))}, which the reference is of; expected other people"
+        )
+    if output is not None:
+        _check_json(output)
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     overrides = overrides_of(
         operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
@@ -105,6 +118,9 @@ def calibrate(
     parts = {
         name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")
     }
+    by_context = parts["inferer"].null == "context"
+    if not by_context and (null_scans or null_split):
+        raise InputError("--null-scans, --null-split: got them without a null by context; add --null context")
     sources, total, what = [], 0, []
     if healthy is not None:
         if not healthy.is_dir():
@@ -126,7 +142,7 @@ def calibrate(
     score = KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"], device=parts["device"])
     with progress_bar() as bar:
         fitted = None
-        if parts["inferer"].null == "context":
+        if by_context:
             others, number = _null_scans(null_scans, slice_set, null_split or ["train"], parts["grid"])
             fitted = fit_null(score, bar.track(others, total=number, description="scans for the null"))
         reference = make_reference(
@@ -143,6 +159,13 @@ def calibrate(
         f"{target}: {len(reference.scan_scores)} scans of {reference.people} people (p is at least "
         f"{reference.least_p:.2g}), suspicious from {reference.suspicious:.3g}, strongly from {reference.strong:.3g}"
     )
+
+
+def _check_json(path: Path) -> None:
+    """Refuse what a reference cannot be written to, before it is made."""
+    if path.suffix != ".json" or path.is_dir():
+        raise InputError(f"--output: got {str(path)!r}, expected the name of a .json file")
+    check_writable(path.parent)
 
 
 def _null_scans(

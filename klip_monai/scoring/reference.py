@@ -161,8 +161,12 @@ class IDReference:
         return cls(settings_key(settings), expected, scores, suspicious, strong, slices, description, of, found)
 
     @classmethod
-    def load(cls, path: str | Path) -> IDReference:
-        """Read a reference from JSON.
+    def load(cls, path: str | Path, *, scores_only: bool = False) -> IDReference:
+        """Read a reference from JSON, and the network of its null from beside it.
+
+        Args:
+            path: what `save` wrote.
+            scores_only: leave the network out: scores, p-values and thresholds do not need it, heat maps do.
 
         Raises:
             BundleError: if the file is missing or not a reference.
@@ -170,7 +174,7 @@ class IDReference:
         path = Path(path)
         try:
             content = json.loads(path.read_text())
-            expected = _expected(content["expected"], path)
+            expected = _expected(content["expected"], None if scores_only else _network_of(path))
             lists = {name: tuple(content.get(name, ())) for name in ("scan_scores", "patients")}
             peaks = tuple(tuple(scan) for scan in content.get("peaks", ()))
             return cls(**{**content, **lists, "expected": expected, "peaks": peaks})
@@ -179,11 +183,11 @@ class IDReference:
                 f"ID reference {path}: cannot be read ({error}); make it anew with `klip-monai calibrate`"
             ) from error
 
-    def save(self, path: str | Path) -> None:
-        """Write the reference as JSON, and beside it the network of its null if that has one."""
+    def save(self, path: str | Path, *, scores_only: bool = False) -> None:
+        """Write the reference as JSON, and beside it, unless ``scores_only``, the network of its null if it has one."""
         path = Path(path)
-        if isinstance(self.expected, ContextNull):
-            self.expected.save(path.with_suffix(".safetensors"))
+        if isinstance(self.expected, ContextNull) and not scores_only:
+            self.expected.save(_network_of(path))
         path.write_text(json.dumps(self.describe(), indent=2) + "\n")
 
     def describe(self) -> dict[str, Any]:
@@ -258,8 +262,13 @@ class IDReference:
         return [1 / scans[patient] for patient in self.patients] or [1.0] * len(self.scan_scores)
 
 
-def _expected(content: Mapping[str, Any], path: Path) -> ExpectedDensity | ContextNull:
-    """What `describe` of a null gave, of the reference at ``path``."""
+def _network_of(path: Path) -> Path:
+    """Where the network of a reference's null lies; no file of another kind has such a name."""
+    return path.with_name(f"{path.stem}.null.safetensors")
+
+
+def _expected(content: Mapping[str, Any], network: Path | None) -> ExpectedDensity | ContextNull:
+    """What `describe` of a null gave."""
     if content.get("null") == "context":
-        return ContextNull.load(path.with_suffix(".safetensors"), content)
+        return ContextNull.load(network, content)
     return ExpectedDensity.of(content)

@@ -29,7 +29,7 @@ def write_results(ledger: Ledger, output: Path) -> list[Path]:
         counts = ledger.precisions()
         if len(counts) > 1:
             provenance["precision"] = ", ".join(f"{name} ({count} series)" for name, count in counts.items())
-        reference = IDReference.load(output / REFERENCE)
+        reference = IDReference.load(output / REFERENCE, scores_only=True)
         report = output / "report.html"
         files.append(
             write_report(ledger.entries(), report, reference=reference, cases_dir=output, provenance=provenance)

@@ -142,6 +142,6 @@ def _settle(ledger: Ledger, workers: Workers, model: Model, output: Path, option
         )
     batch_size = ledger.batch_size(options.batch_size, otherwise=described.batch_size)
     staged = output / f".{REFERENCE}.{os.getpid()}"
-    described.reference.save(staged)
+    described.reference.save(staged, scores_only=True)  # workers have the bundle's
     os.replace(staged, output / REFERENCE)
     return replace(model, batch_size=batch_size)

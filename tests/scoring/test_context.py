@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from klip_monai.bundle import find_reference
 from klip_monai.errors import BundleError, InputError
 from klip_monai.scoring import ContextNull, HealthyScan, IDReference, Places, with_sharp
 from klip_monai.scoring.surroundings import FEATURES, surroundings
@@ -160,12 +161,42 @@ def test_another_network_beside_a_reference_is_refused(null, tmp_path):
     options = {"expected": null, "settings": {}, "slices": 1, "description": "", "patients": [0, 1, 2]}
     IDReference.from_calibrated(values, **options).save(tmp_path / "one.json")
     other = ContextNull.fit([healthy(5, slices=120)], pixel_mm=PIXEL_MM, strength=1.0)
-    other.save(tmp_path / "one.safetensors")
+    other.save(tmp_path / "one.null.safetensors")
     with pytest.raises(BundleError, match="not the network"):
         IDReference.load(tmp_path / "one.json")
-    (tmp_path / "one.safetensors").unlink()
+    (tmp_path / "one.null.safetensors").unlink()
     with pytest.raises(BundleError):
         IDReference.load(tmp_path / "one.json")
+
+
+def test_scores_can_be_read_without_the_network(null, tmp_path):
+    values = [np.random.default_rng(n).gamma(2.0, 1.0, 500) for n in range(3)]
+    options = {"expected": null, "settings": {"a": 1}, "slices": 1, "description": "", "patients": [0, 1, 2]}
+    made = IDReference.from_calibrated(values, **options)
+    made.save(tmp_path / "one.json", scores_only=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["one.json"]
+    read = IDReference.load(tmp_path / "one.json", scores_only=True)
+    assert (read.scan_scores, read.describe()) == (made.scan_scores, made.describe())
+
+
+def test_a_damaged_reference_does_not_stop_other_settings(null, tmp_path):
+    values = [np.random.default_rng(n).gamma(2.0, 1.0, 500) for n in range(3)]
+    options = {"slices": 1, "description": "", "patients": [0, 1, 2]}
+    IDReference.from_calibrated(values, expected=null, settings={"a": 1}, **options).save(
+        tmp_path / "0.json", scores_only=True
+    )
+    IDReference.from_calibrated(values, expected=null.contrast, settings={"b": 1}, **options).save(tmp_path / "1.json")
+    assert find_reference(tmp_path, {"b": 1}).scan_scores
+    with pytest.raises(BundleError, match=r"0\.null\.safetensors"):
+        find_reference(tmp_path, {"a": 1})
+
+
+def test_no_file_of_another_name_is_written_over(null, tmp_path):
+    (tmp_path / "model.safetensors").write_text("weights")
+    values = [np.random.default_rng(n).gamma(2.0, 1.0, 500) for n in range(3)]
+    options = {"expected": null, "settings": {}, "slices": 1, "description": "", "patients": [0, 1, 2]}
+    IDReference.from_calibrated(values, **options).save(tmp_path / "model.json")
+    assert (tmp_path / "model.safetensors").read_text() == "weights"
 
 
 def test_too_few_healthy_places_are_refused():

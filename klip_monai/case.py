@@ -22,7 +22,7 @@ from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.outputs import WRITERS, Writing, write_picture
 from klip_monai.region import Region
 from klip_monai.scoring import LABEL_NAMES, Candidate, IDReference, find_candidates, what_p_and_q_mean
-from klip_monai.standard import slice_distance
+from klip_monai.standard import distance_of_standard_slices, slice_axis
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
@@ -74,8 +74,10 @@ class Case:
     @property
     def scoring_remarks(self) -> list[str]:
         """How the slices were scored, if it was not as the settings would have it, in a sentence."""
-        in_space = bool(self.provenance.get("settings", {}).get("lowpass_z_mm"))
-        if not in_space or slice_distance(np.asarray(self.volume.affine, dtype=np.float64)) is not None:
+        settings = self.provenance.get("settings", {})
+        in_space = any(settings.get(name) for name in ("lowpass_z_mm", "smoothing_z_mm"))
+        affine = np.asarray(self.volume.affine, dtype=np.float64)
+        if not in_space or distance_of_standard_slices(affine) is not None:
             return []
         return ["scoring: slices do not lie straight above each other, so each was scored by itself, in its plane."]
 
@@ -100,7 +102,7 @@ def summarize(case: Case) -> dict[str, Any]:
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     values, labels = case.heatmap[0].cpu().numpy(), case.labels[0].cpu().numpy()
     region = None if case.region is None else Region.of(case.region)
-    about_p = remarks(values.shape[2] if region is None else region.slices, reference)
+    about_p = remarks(values.shape[slice_axis(affine)] if region is None else region.slices, reference)
     worst = first_maximum(values)
     per_slice = values.max(axis=(0, 1))
     return {
@@ -157,7 +159,12 @@ def versions() -> dict[str, str]:
 
 
 def remarks(slices: int, reference: IDReference) -> list[str]:
-    """What a reader of the p-value has to know, in sentences; none for a scan like those of the reference."""
+    """What a reader of the p-value has to know, in sentences; none for a scan like those of the reference.
+
+    Args:
+        slices: standard slices that were scored, whatever the order of the scan's axes.
+        reference: what they are compared with.
+    """
     if slices <= 1.5 * reference.slices:
         return []
     return [

@@ -17,7 +17,7 @@ from klip_monai.errors import InputError
 from klip_monai.io.mask import Mask, read_mask
 from klip_monai.io.mask_grid import on_grid
 from klip_monai.io.roi import Roi
-from klip_monai.standard import beneath_skin
+from klip_monai.standard import beneath_skin, slice_axis
 
 Data = dict[Hashable, Any]
 
@@ -154,7 +154,7 @@ class Region:
     Attributes:
         voxels: of the scan that belong to it.
         volume_ml: of these voxels.
-        slices: of the scan that have one of them.
+        slices: of the slices that were scored, those that have one of them.
         sha256: hash of the mask that was read, see :attr:`klip_monai.io.mask.Mask.sha256`.
         labels: numbers of the labels that count; empty if all do.
         absent: how many of them have no voxel.
@@ -177,10 +177,12 @@ class Region:
     def of(cls, region: MetaTensor) -> Region:
         """Read what :class:`LoadRegiond` put into the meta of a region, MetaTensor bool (1, X, Y, Z)."""
         meta, values = region.meta, region[0].cpu().numpy().astype(bool)
+        along = slice_axis(np.asarray(region.affine, dtype=np.float64))
+        across = tuple(axis for axis in range(3) if axis != along)
         return cls(
             voxels=int(np.count_nonzero(values)),
             volume_ml=_ml(values, region.affine),
-            slices=int(np.count_nonzero(values.any(axis=(0, 1)))),
+            slices=int(np.count_nonzero(values.any(axis=across))),
             sha256=str(meta["sha256"]),
             labels=tuple(map(int, _parts(meta["labels"]))),
             absent=int(meta["absent"]),

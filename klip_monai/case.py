@@ -21,7 +21,7 @@ from klip_monai.io.summary import write_summary
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.outputs import WRITERS, Writing, write_picture
 from klip_monai.region import Region
-from klip_monai.scoring import LABEL_NAMES, Candidate, IDReference, find_candidates, what_p_and_q_mean
+from klip_monai.scoring import LABEL_NAMES, Candidate, ContextNull, IDReference, find_candidates, what_p_and_q_mean
 from klip_monai.standard import distance_of_standard_slices, slice_axis
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -35,8 +35,8 @@ class Case:
 
     Attributes:
         volume: the scan, float32 HU (1, X, Y, Z), from :class:`klip_monai.transforms.LoadSeriesd`.
-        heatmap: calibrated KL density, float32 (1, X, Y, Z), in the unit that the
-            summary names.
+        heatmap: KL density, float32 (1, X, Y, Z), calibrated unless the reference's null is "none", in the unit that
+            the summary names.
         labels: uint8 (1, X, Y, Z).
         scan_score: maximum of the heat map on the prior's grid.
         reference: ID reference of the settings that made the heat map.
@@ -92,7 +92,13 @@ class Case:
         meant = (
             "multiples of what twins made by the prior score" if self.uses_twins else f"{self.unit} of the prior's grid"
         )
-        return f"{meant}, calibrated to average healthy tissue"
+        return f"{meant}, {'calibrated to average healthy tissue' if self.is_calibrated else 'not calibrated'}"
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether healthy tissue's density was divided out of the heat map, in whole or in part."""
+        expected = self.reference.expected
+        return (expected.contrast if isinstance(expected, ContextNull) else expected).strength > 0
 
 
 def summarize(case: Case) -> dict[str, Any]:
@@ -140,7 +146,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "slices_per_healthy_scan": reference.slices,
             "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],
             "description": reference.description,
-            "calibration": reference.expected.describe(),
+            "calibration": _calibration(case),
         },
         "remarks": [
             *_reading_remarks(volume),
@@ -151,6 +157,14 @@ def summarize(case: Case) -> dict[str, Any]:
         "provenance": dict(case.provenance),
         "versions": versions(),
     }
+
+
+def _calibration(case: Case) -> dict[str, Any]:
+    """What calibrated the heat map, JSON-able; nothing of a null that took nothing off, but the factor of sharp."""
+    expected = case.reference.expected
+    if case.is_calibrated:
+        return expected.describe()
+    return {"null": "none", "strength": 0.0, "sharp": expected.sharp}
 
 
 def versions() -> dict[str, str]:

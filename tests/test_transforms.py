@@ -38,7 +38,8 @@ from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.region import Region
-from klip_monai.scoring import ExpectedDensity, IDReference
+from klip_monai.scoring import ContextNull, ExpectedDensity, IDReference
+from klip_monai.scoring.context import ContextNetwork
 from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices
 from klip_monai.training import Group, SliceSet, write_slice_set
 from klip_monai.transforms import (
@@ -334,6 +335,22 @@ def test_case_of_a_tilted_scan_is_shown_straight_and_says_so(reference, tmp_path
     assert image.GetSize() == (32, 36, 6)
     assert int((sitk.GetArrayFromImage(image) == 2).sum()) == int((labels == 2).sum())
     assert summary["volume_ml"]["Strongly suspicious"] == pytest.approx(4 * 3 * 3 * 20 / 1000)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+@pytest.mark.parametrize("sharp", [None, 2.0])
+def test_a_map_that_nothing_was_taken_off_is_not_called_calibrated(strength, sharp, reference):
+    meta = {"name": "t", "format": "nifti", "series_uid": "", "repairs": "", "read_seconds": 0.0, "read_at": 0.0}
+    volume, heat, marked = (MetaTensor(torch.zeros(1, 4, 4, 4), meta=meta) for _ in range(3))
+    curve = replace(reference.expected, strength=strength, sharp=sharp)
+    for expected in (curve, ContextNull(ContextNetwork(), 3.0, curve, sharp)):
+        summary = summarize(Case(volume, heat, marked, 0.2, replace(reference, expected=expected), PROVENANCE))
+        if strength:
+            assert summary["unit"] == "nats per pixel of the prior's grid, calibrated to average healthy tissue"
+            assert summary["thresholds"]["calibration"] == expected.describe()
+        else:
+            assert summary["unit"] == "nats per pixel of the prior's grid, not calibrated"
+            assert summary["thresholds"]["calibration"] == {"null": "none", "strength": 0.0, "sharp": sharp}
 
 
 @pytest.mark.parametrize("order", permutations(range(3)))

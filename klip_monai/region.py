@@ -17,6 +17,7 @@ from klip_monai.errors import InputError
 from klip_monai.io.mask import Mask, read_mask
 from klip_monai.io.mask_grid import on_grid
 from klip_monai.io.roi import Roi
+from klip_monai.scoring import MIN_ML
 from klip_monai.standard import beneath_skin, slice_axis
 
 Data = dict[Hashable, Any]
@@ -211,6 +212,11 @@ class Region:
             "region: score, labels and p are of it alone. The healthy scores are of whole bodies, and "
             f"the highest of a part is lower by chance, so p is too large{against}."
         ]
+        if self.volume_ml < MIN_ML:
+            found.append(
+                f"region: it has {self.volume_ml:.2g} ml, and places below {MIN_ML} ml are no candidates, so that none "
+                "can be found in it, whatever its score."
+            )
         if self.absent:
             found.append(f"region: {self.absent} of the labels asked for have no voxel in the mask.")
         if self.share_inside < WHOLE:

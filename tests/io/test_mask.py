@@ -395,3 +395,26 @@ def test_the_mask_of_a_series_goes_by_its_uid_or_its_name(tmp_path):
         folder.in_folder("1.2.3", "ct-1")
     with pytest.raises(InputError, match="no folder"):
         Roi.parse_folder(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("labels", [",", " ,", ",,"])
+def test_commas_alone_are_no_labels(organs, labels, tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", organs)
+    for make in (lambda: Roi.parse(f"{path}:{labels}"), lambda: Roi.parse_folder(f"{tmp_path}:{labels}")):
+        with pytest.raises(InputError, match=r"expected labels such as .*; leave the colon out"):
+            make()
+    with pytest.raises(InputError, match="--roi: got the labels ','"):
+        Roi(path, ",")
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_nothing_is_no_region(text):
+    for parse in (Roi.parse, Roi.parse_folder):
+        with pytest.raises(InputError, match=f"--roi: got '{text}', expected .*; leave --roi out"):
+            parse(text)
+
+
+def test_a_folder_is_no_mask_with_labels_or_without(tmp_path):
+    for text in (tmp_path, f"{tmp_path}:1", f"{tmp_path}:1:2"):
+        with pytest.raises(InputError, match="which is a folder, expected a mask as"):
+            Roi.parse(str(text))

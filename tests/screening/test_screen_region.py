@@ -13,7 +13,9 @@ from command_line import klip_monai
 from mask_files import draw, in_box, write_nifti, write_seg_nrrd
 from monai.bundle import ConfigWorkflow
 from screen_runs import screen, tiny_scan
+from typer.testing import CliRunner
 
+from klip_monai.cli import app
 from klip_monai.errors import InputError
 from klip_monai.io.roi import Roi
 from klip_monai.screening.entry import State
@@ -215,6 +217,15 @@ def test_a_region_of_raw_data_is_refused(tmp_path):
     refused = klip_monai("score", "--sinogram", tmp_path / "a.npy", "-o", tmp_path / "out", "--roi", "liver.nii.gz")
     assert refused.returncode == 2
     assert "--roi" in refused.stderr
+
+
+@pytest.mark.parametrize("option", [("--null", "context"), ("--no-sharp",), ("--roi", ""), ("--hu-window", "")])
+def test_what_raw_data_has_no_use_for_is_refused_and_not_left_unsaid(option, tmp_path):
+    command = ["score", "--sinogram", str(tmp_path / "a.npy"), "-o", str(tmp_path / "out"), *option]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, InputError)
+    assert "leave out" in str(refused.exception)
+    assert option[0].replace("--no-", "--") in str(refused.exception)
 
 
 def test_a_mask_that_is_not_there_is_refused_before_the_scan_is_read(tmp_path):

@@ -21,7 +21,8 @@ from klip_monai.io.summary import write_summary
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.outputs import WRITERS, Writing, write_picture
 from klip_monai.region import Region
-from klip_monai.scoring import LABEL_NAMES, Candidate, ContextNull, IDReference, find_candidates, what_p_and_q_mean
+from klip_monai.scoring import LABEL_NAMES, Candidate, ContextNull, IDReference, what_p_and_q_mean
+from klip_monai.scoring.candidates import ranked
 from klip_monai.standard import distance_of_standard_slices, slice_axis
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
@@ -55,15 +56,25 @@ class Case:
     keep_names: bool = False
     region: MetaTensor | None = None
 
-    @cached_property
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The suspicious places, connected and ranked."""
-        return find_candidates(
+        """The suspicious places, connected and ranked; the first that a summary lists."""
+        return self._candidates[0]
+
+    @property
+    def candidate_count(self) -> int:
+        """Number of all suspicious places."""
+        return self._candidates[1]
+
+    @cached_property
+    def _candidates(self) -> tuple[tuple[Candidate, ...], int]:
+        return ranked(
             self.heatmap[0].cpu().numpy(),
             self.labels[0].cpu().numpy(),
             np.asarray(self.volume.affine, dtype=np.float64),
             self.reference,
             scan_score=self.scan_score,
+            most=_LISTED,
         )
 
     @property
@@ -132,8 +143,8 @@ def summarize(case: Case) -> dict[str, Any]:
         },
         "slice_scores": per_slice.tolist(),
         "volume_ml": {name: float((labels >= n).sum() * voxel_ml) for n, name in LABEL_NAMES.items() if n},
-        "candidate_count": len(case.candidates),
-        "candidates": [candidate.to_json() for candidate in case.candidates[:_LISTED]],
+        "candidate_count": case.candidate_count,
+        "candidates": [candidate.to_json() for candidate in case.candidates],
         "p_and_q": what_p_and_q_mean(reference),
         "thresholds": {
             "suspicious": reference.suspicious,

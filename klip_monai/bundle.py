@@ -99,8 +99,8 @@ def find_reference(folder: str | Path, settings: Mapping[str, Any]) -> IDReferen
             return IDReference.load(path)
     raise BundleError(
         f"ID reference: none of the {len(paths)} in {Path(folder).name}/ was made with these settings (key "
-        f"{settings_key(settings)}: other weights, operator, estimator or window); use the bundle's defaults, or make "
-        "one with `klip-monai calibrate` and the same options"
+        f"{settings_key(settings)}: other weights, operator, estimator, null or window); use the bundle's defaults, or "
+        "make one with `klip-monai calibrate` and the same options"
     )
 
 

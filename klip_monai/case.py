@@ -21,8 +21,9 @@ from klip_monai.io.summary import write_summary
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.outputs import WRITERS, Writing, write_picture
 from klip_monai.region import Region
-from klip_monai.scoring import LABEL_NAMES, Candidate, IDReference, find_candidates, what_p_and_q_mean
-from klip_monai.standard import slice_distance
+from klip_monai.scoring import LABEL_NAMES, Candidate, ContextNull, IDReference, what_p_and_q_mean
+from klip_monai.scoring.candidates import ranked
+from klip_monai.standard import distance_of_standard_slices, slice_axis
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis."
 _LIBRARIES = ("torch", "monai", "numpy", "astra-toolbox", "pydicom", "highdicom", "SimpleITK", "nibabel")
@@ -35,8 +36,8 @@ class Case:
 
     Attributes:
         volume: the scan, float32 HU (1, X, Y, Z), from :class:`klip_monai.transforms.LoadSeriesd`.
-        heatmap: calibrated KL density, float32 (1, X, Y, Z), in the unit that the
-            summary names.
+        heatmap: KL density, float32 (1, X, Y, Z), calibrated unless the reference's null is "none", in the unit that
+            the summary names.
         labels: uint8 (1, X, Y, Z).
         scan_score: maximum of the heat map on the prior's grid.
         reference: ID reference of the settings that made the heat map.
@@ -55,15 +56,25 @@ class Case:
     keep_names: bool = False
     region: MetaTensor | None = None
 
-    @cached_property
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The suspicious places, connected and ranked."""
-        return find_candidates(
+        """The suspicious places, connected and ranked; the first that a summary lists."""
+        return self._candidates[0]
+
+    @property
+    def candidate_count(self) -> int:
+        """Number of all suspicious places."""
+        return self._candidates[1]
+
+    @cached_property
+    def _candidates(self) -> tuple[tuple[Candidate, ...], int]:
+        return ranked(
             self.heatmap[0].cpu().numpy(),
             self.labels[0].cpu().numpy(),
             np.asarray(self.volume.affine, dtype=np.float64),
             self.reference,
             scan_score=self.scan_score,
+            most=_LISTED,
         )
 
     @property
@@ -74,8 +85,10 @@ class Case:
     @property
     def scoring_remarks(self) -> list[str]:
         """How the slices were scored, if it was not as the settings would have it, in a sentence."""
-        in_space = bool(self.provenance.get("settings", {}).get("lowpass_z_mm"))
-        if not in_space or slice_distance(np.asarray(self.volume.affine, dtype=np.float64)) is not None:
+        settings = self.provenance.get("settings", {})
+        in_space = any(settings.get(name) for name in ("lowpass_z_mm", "smoothing_z_mm"))
+        affine = np.asarray(self.volume.affine, dtype=np.float64)
+        if not in_space or distance_of_standard_slices(affine) is not None:
             return []
         return ["scoring: slices do not lie straight above each other, so each was scored by itself, in its plane."]
 
@@ -90,7 +103,13 @@ class Case:
         meant = (
             "multiples of what twins made by the prior score" if self.uses_twins else f"{self.unit} of the prior's grid"
         )
-        return f"{meant}, calibrated to average healthy tissue"
+        return f"{meant}, {'calibrated to average healthy tissue' if self.is_calibrated else 'not calibrated'}"
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether healthy tissue's density was divided out of the heat map, in whole or in part."""
+        expected = self.reference.expected
+        return (expected.contrast if isinstance(expected, ContextNull) else expected).strength > 0
 
 
 def summarize(case: Case) -> dict[str, Any]:
@@ -100,7 +119,7 @@ def summarize(case: Case) -> dict[str, Any]:
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     values, labels = case.heatmap[0].cpu().numpy(), case.labels[0].cpu().numpy()
     region = None if case.region is None else Region.of(case.region)
-    about_p = remarks(values.shape[2] if region is None else region.slices, reference)
+    about_p = remarks(values.shape[slice_axis(affine)] if region is None else region.slices, reference)
     worst = first_maximum(values)
     per_slice = values.max(axis=(0, 1))
     return {
@@ -124,8 +143,8 @@ def summarize(case: Case) -> dict[str, Any]:
         },
         "slice_scores": per_slice.tolist(),
         "volume_ml": {name: float((labels >= n).sum() * voxel_ml) for n, name in LABEL_NAMES.items() if n},
-        "candidate_count": len(case.candidates),
-        "candidates": [candidate.to_json() for candidate in case.candidates[:_LISTED]],
+        "candidate_count": case.candidate_count,
+        "candidates": [candidate.to_json() for candidate in case.candidates],
         "p_and_q": what_p_and_q_mean(reference),
         "thresholds": {
             "suspicious": reference.suspicious,
@@ -138,7 +157,7 @@ def summarize(case: Case) -> dict[str, Any]:
             "slices_per_healthy_scan": reference.slices,
             "healthy_score_range": [reference.scan_scores[0], reference.scan_scores[-1]],
             "description": reference.description,
-            "calibration": reference.expected.describe(),
+            "calibration": _calibration(case),
         },
         "remarks": [
             *_reading_remarks(volume),
@@ -151,13 +170,26 @@ def summarize(case: Case) -> dict[str, Any]:
     }
 
 
+def _calibration(case: Case) -> dict[str, Any]:
+    """What calibrated the heat map, JSON-able; nothing of a null that took nothing off, but the factor of sharp."""
+    expected = case.reference.expected
+    if case.is_calibrated:
+        return expected.describe()
+    return {"null": "none", "strength": 0.0, "sharp": expected.sharp}
+
+
 def versions() -> dict[str, str]:
     """Versions of this package and of the libraries that a result depends on, by name."""
     return {"klip_monai": __version__} | {name: importlib.metadata.version(name) for name in _LIBRARIES}
 
 
 def remarks(slices: int, reference: IDReference) -> list[str]:
-    """What a reader of the p-value has to know, in sentences; none for a scan like those of the reference."""
+    """What a reader of the p-value has to know, in sentences; none for a scan like those of the reference.
+
+    Args:
+        slices: standard slices that were scored, whatever the order of the scan's axes.
+        reference: what they are compared with.
+    """
     if slices <= 1.5 * reference.slices:
         return []
     return [

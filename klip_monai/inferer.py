@@ -21,6 +21,7 @@ from klip_monai.prior.within_body import Box, InBoxes, boxes_of
 from klip_monai.sampling import Callback, ConjugateGradientPosterior, Step, posterior_sample, prior_sample, renoise
 from klip_monai.scan_reading import ScanReading
 from klip_monai.scoring import AlongScan, KLAccumulator, Moves, SliceMoves, over_twins, smooth
+from klip_monai.scoring.moves import check_slice_mm
 from klip_monai.slice_batches import Work, adds_in_one_order, in_batches, shows_body
 from klip_monai.slice_generator import SliceGenerator
 from klip_monai.standard import slice_distance
@@ -65,7 +66,12 @@ class KLIPInferer(InfererSettings, Inferer):
         Returns:
             Smoothed KL density, float32, nats per pixel (with twins: multiples of theirs), same shape as ``inputs``, or
             with two channels if ``sharp``; a MetaTensor stays one.
+
+        Raises:
+            ValueError: for a ``slice_mm`` that is no distance.
         """
+        if slice_mm is not None:
+            check_slice_mm(slice_mm)
         plain = inputs.as_subclass(torch.Tensor).float()
         if plain.ndim == 5:
             maps = torch.stack(
@@ -111,7 +117,13 @@ class KLIPInferer(InfererSettings, Inferer):
 
         Returns:
             For each distance float32 (Z, 1, H, W), or (Z, 2, H, W) if ``sharp``, nats per pixel.
+
+        Raises:
+            ValueError: for a distance that is none.
         """
+        for apart in slice_mm:
+            if apart is not None:
+                check_slice_mm(apart)
         readings = [
             ScanReading(
                 slices,

@@ -150,7 +150,8 @@ def write_picture(writing: Writing) -> None:
 
 
 def _nifti(writing: Writing) -> None:
-    write_heatmap(writing.path("heatmap"), writing.grid.heatmap, writing.grid.affine)
+    described = f"KL density, {writing.case.unit}"
+    write_heatmap(writing.path("heatmap"), writing.grid.heatmap, writing.grid.affine, description=described)
     write_labels(writing.path("labels"), writing.grid.labels, writing.grid.affine)
 
 

@@ -17,7 +17,8 @@ from klip_monai.errors import InputError
 from klip_monai.io.mask import Mask, read_mask
 from klip_monai.io.mask_grid import on_grid
 from klip_monai.io.roi import Roi
-from klip_monai.standard import beneath_skin
+from klip_monai.scoring import MIN_ML
+from klip_monai.standard import beneath_skin, slice_axis
 
 Data = dict[Hashable, Any]
 
@@ -154,7 +155,7 @@ class Region:
     Attributes:
         voxels: of the scan that belong to it.
         volume_ml: of these voxels.
-        slices: of the scan that have one of them.
+        slices: of the slices that were scored, those that have one of them.
         sha256: hash of the mask that was read, see :attr:`klip_monai.io.mask.Mask.sha256`.
         labels: numbers of the labels that count; empty if all do.
         absent: how many of them have no voxel.
@@ -177,10 +178,12 @@ class Region:
     def of(cls, region: MetaTensor) -> Region:
         """Read what :class:`LoadRegiond` put into the meta of a region, MetaTensor bool (1, X, Y, Z)."""
         meta, values = region.meta, region[0].cpu().numpy().astype(bool)
+        along = slice_axis(np.asarray(region.affine, dtype=np.float64))
+        across = tuple(axis for axis in range(3) if axis != along)
         return cls(
             voxels=int(np.count_nonzero(values)),
             volume_ml=_ml(values, region.affine),
-            slices=int(np.count_nonzero(values.any(axis=(0, 1)))),
+            slices=int(np.count_nonzero(values.any(axis=across))),
             sha256=str(meta["sha256"]),
             labels=tuple(map(int, _parts(meta["labels"]))),
             absent=int(meta["absent"]),
@@ -209,6 +212,11 @@ class Region:
             "region: score, labels and p are of it alone. The healthy scores are of whole bodies, and "
             f"the highest of a part is lower by chance, so p is too large{against}."
         ]
+        if self.volume_ml < MIN_ML:
+            found.append(
+                f"region: it has {self.volume_ml:.2g} ml, and places below {MIN_ML} ml are no candidates, so that none "
+                "can be found in it, whatever its score."
+            )
         if self.absent:
             found.append(f"region: {self.absent} of the labels asked for have no voxel in the mask.")
         if self.share_inside < WHOLE:

@@ -23,6 +23,7 @@ from klip_monai.errors import InputError
 AIR_HU = -1000.0
 _FAT_HU = -100.0
 _ASIDE = 0.02
+_SUPERIOR = 2  # in nibabel's numbers of the patient's axes
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,17 @@ class StandardSlices:
     images: torch.Tensor
     body: torch.Tensor
     placement: Placement
+
+
+def slice_axis(affine: NDArray[np.float64]) -> int:
+    """Voxel axis of a scan, given its (4, 4) affine to RAS mm, along which its standard slices follow each other."""
+    return int(np.flatnonzero(nio.io_orientation(affine)[:, 0] == _SUPERIOR)[0])
+
+
+def distance_of_standard_slices(affine: NDArray[np.float64]) -> float | None:
+    """:func:`slice_distance` of the standard slices of a scan, given its own (4, 4) affine, whatever its axes are."""
+    along = slice_axis(affine)
+    return slice_distance(affine[:, [*(axis for axis in range(3) if axis != along), along, 3]])
 
 
 def slice_distance(affine: NDArray[np.float64]) -> float | None:

@@ -406,3 +406,16 @@ def test_spreading_noise_keeps_the_nats_of_a_lesion(sy):
     for part in ((..., slice(18, 30), slice(18, 30)), (..., slice(0, 10), slice(None))):
         assert float(spread[part].mean()) == pytest.approx(float(plain[part].mean()), rel=0.03)
     assert float(spread[..., 18:30, 18:30].std()) < 0.5 * float(plain[..., 18:30, 18:30].std())
+
+
+@pytest.mark.parametrize("slice_mm", [0.0, -2.0, float("nan")])
+@pytest.mark.parametrize("in_space", [{}, {"lowpass_z_mm": 3.0}, {"smoothing_z_mm": 3.0}])
+def test_what_is_no_distance_of_slices_is_refused(slice_mm, in_space):
+    made, prior = inferer(**in_space), GaussianDenoiser(std=0.5)
+    for images in (slices(3), slices(3).permute(1, 2, 3, 0)[None]):
+        with pytest.raises(ValueError, match=f"slice_mm: got {slice_mm}, expected"):
+            made(images, prior, slice_mm=slice_mm)
+    with pytest.raises(ValueError, match=f"slice_mm: got {slice_mm}, expected"):
+        made.maps(slices(3), prior, slice_mm=[None, slice_mm])
+    with pytest.raises(ValueError, match=f"slice_mm: got {slice_mm}, expected"):
+        made.noise_left(3, slice_mm=slice_mm)

@@ -222,6 +222,13 @@ def test_a_region_of_one_voxel_has_a_score(small_ct, inferer, tmp_path):
     summary = by_engine(small_ct, path, inferer, tmp_path / "out")["summary"]
     assert summary["region"]["voxels"] == 1
     assert summary["scan_score"] > 0
+    volume = summary["region"]["volume_ml"]
+    said = f"it has {volume:.2g} ml, and places below 0.1 ml are no candidates"
+    assert volume < 0.1
+    assert summary["candidate_count"] == 0
+    assert any(said in remark for remark in summary["remarks"])
+    larger = Region(4, 0.1, 1, "", (), 0, 1.0, 1.0)
+    assert not any("no candidates" in remark for remark in larger.remarks())
 
 
 def test_the_region_on_standard_slices_keeps_what_lies_between_their_pixels():
@@ -236,8 +243,8 @@ def test_the_region_on_standard_slices_keeps_what_lies_between_their_pixels():
 
 def test_many_slices_and_a_part_of_the_body_pull_p_both_ways():
     meta = {"sha256": "0", "labels": "", "absent": 0, "names": "", "share_inside": 1.0, "share_scored": 1.0}
-    region = Region.of(MetaTensor(torch.ones(1, 2, 3, 4, dtype=torch.bool), affine=torch.eye(4), meta=meta))
-    assert (region.voxels, region.volume_ml, region.slices) == (24, 0.024, 4)
+    region = Region.of(MetaTensor(torch.ones(1, 2, 3, 4, dtype=torch.bool), affine=2 * torch.eye(4), meta=meta))
+    assert (region.voxels, region.volume_ml, region.slices) == (24, pytest.approx(0.192), 4)
     assert len(region.remarks()) == 1
     assert "as far as the number of slices" in region.remarks(is_long=True)[0]
     assert "99 % of the mask" in replace(region, share_inside=0.99).remarks()[1]

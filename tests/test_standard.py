@@ -20,7 +20,10 @@ from klip_monai.standard import (
     _resampling_matrix,
     beneath_skin,
     body_mask,
+    distance_of_standard_slices,
     resample_mask,
+    slice_axis,
+    slice_distance,
     standard_slices,
     to_source_grid,
 )
@@ -454,3 +457,16 @@ def test_grid_describes_itself_in_json_and_takes_lists():
 def test_impossible_grids_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         PriorGrid(**options)
+
+
+@given(scan_grids(), st.floats(-0.3, 0.3))
+def test_axis_and_distance_of_slices_are_those_of_the_standard_slices(grid, lean):
+    shape, affine = grid
+    affine = affine.copy()
+    along = slice_axis(affine)
+    affine[:3, along] += lean * affine[:3, (along + 1) % 3]
+    placement = Placement(PriorGrid(), shape, affine, (5.0, 5.0))
+    assert placement.orientation[slice_axis(affine), 0] == 2
+    expected, found = slice_distance(placement.affine), distance_of_standard_slices(affine)
+    assert (found is None) == (expected is None)
+    assert found == pytest.approx(expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from itertools import permutations
 
 import nibabel as nib
 import numpy as np
@@ -27,7 +28,7 @@ from klip_monai.calibration import (
     set_scans,
     standardized,
 )
-from klip_monai.case import Case, remarks, save_case
+from klip_monai.case import Case, remarks, save_case, summarize
 from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.names import case_name
@@ -36,7 +37,9 @@ from klip_monai.output_files import file_names
 from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
-from klip_monai.scoring import ExpectedDensity, IDReference
+from klip_monai.region import Region
+from klip_monai.scoring import ContextNull, ExpectedDensity, IDReference
+from klip_monai.scoring.context import ContextNetwork
 from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices
 from klip_monai.training import Group, SliceSet, write_slice_set
 from klip_monai.transforms import (
@@ -313,6 +316,17 @@ def test_case_of_a_tilted_scan_is_shown_straight_and_says_so(reference, tmp_path
         "scored by itself" in remark for remark in Case(volume, heat, marked, 0.2, reference, in_space).scoring_remarks
     )
     assert not Case(volume, heat, marked, 0.2, reference, PROVENANCE).scoring_remarks
+    smoothed = {**PROVENANCE, "settings": {"smoothing_z_mm": 2.0}}
+    assert Case(volume, heat, marked, 0.2, reference, smoothed).scoring_remarks
+    for order in permutations(range(3)):
+        parts = (
+            MetaTensor(part.as_tensor().permute(0, *(1 + axis for axis in order)), affine=affine[:, [*order, 3]])
+            for part in (volume, heat, marked)
+        )
+        assert Case(*parts, 0.2, reference, in_space).scoring_remarks, order
+        straight = torch.diag(torch.tensor([-2.0, -2.0, 5.0, 1.0], dtype=torch.float64))[:, [*order, 3]]
+        parts = (MetaTensor(part.as_tensor(), affine=straight) for part in (volume, heat, marked))
+        assert not Case(*parts, 0.2, reference, in_space).scoring_remarks, order
     (candidate,) = summary["candidates"]
     assert candidate["voxel"] == (10, 12, 1)
     assert candidate["peak_ras_mm"] == pytest.approx((-20.0, -24.0 - 1.3, 5.0))
@@ -321,6 +335,39 @@ def test_case_of_a_tilted_scan_is_shown_straight_and_says_so(reference, tmp_path
     assert image.GetSize() == (32, 36, 6)
     assert int((sitk.GetArrayFromImage(image) == 2).sum()) == int((labels == 2).sum())
     assert summary["volume_ml"]["Strongly suspicious"] == pytest.approx(4 * 3 * 3 * 20 / 1000)
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+@pytest.mark.parametrize("sharp", [None, 2.0])
+def test_a_map_that_nothing_was_taken_off_is_not_called_calibrated(strength, sharp, reference):
+    meta = {"name": "t", "format": "nifti", "series_uid": "", "repairs": "", "read_seconds": 0.0, "read_at": 0.0}
+    volume, heat, marked = (MetaTensor(torch.zeros(1, 4, 4, 4), meta=meta) for _ in range(3))
+    curve = replace(reference.expected, strength=strength, sharp=sharp)
+    for expected in (curve, ContextNull(ContextNetwork(), 3.0, curve, sharp)):
+        summary = summarize(Case(volume, heat, marked, 0.2, replace(reference, expected=expected), PROVENANCE))
+        if strength:
+            assert summary["unit"] == "nats per pixel of the prior's grid, calibrated to average healthy tissue"
+            assert summary["thresholds"]["calibration"] == expected.describe()
+        else:
+            assert summary["unit"] == "nats per pixel of the prior's grid, not calibrated"
+            assert summary["thresholds"]["calibration"] == {"null": "none", "strength": 0.0, "sharp": sharp}
+
+
+@pytest.mark.parametrize("order", permutations(range(3)))
+def test_slices_are_counted_along_the_axis_that_they_were_scored_along(order, reference):
+    affine = torch.from_numpy(np.diag([-2.0, -2.0, 5.0, 1.0])[:, [*order, 3]])
+    meta = {"name": "t", "format": "nifti", "series_uid": "", "repairs": "", "read_seconds": 0.0, "read_at": 0.0}
+    about = {"sha256": "", "labels": "", "absent": 0, "names": "", "share_inside": 1.0, "share_scored": 1.0}
+    for slices, is_long in ((40, True), (5, False)):
+        values = torch.zeros(1, *((20, 18, slices)[axis] for axis in order))
+        volume, heat, marked = (MetaTensor(values, affine=affine, meta=meta) for _ in range(3))
+        said = " ".join(summarize(Case(volume, heat, marked, 0.2, reference, PROVENANCE))["remarks"])
+        assert ("got 40 slices, the reference's healthy scans have 4" in said) == is_long
+        assert ("p is too small" in said) == is_long
+        region = values.bool()
+        region[:, :3, :3, :3] = True
+        region.select(1 + order.index(2), 0)[:] = False
+        assert Region.of(MetaTensor(region, affine=affine, meta=about)).slices == 2
 
 
 def in_memory(path, *, channel: bool = True) -> MetaTensor:

@@ -121,11 +121,12 @@ def score(
     """Score one CT series and write overlays on its own voxel grid; or score one raw sinogram."""
     if (path is None) == (sinogram is None) or (geometry is not None and sinogram is None):
         raise InputError("score: give a scan, INPUT, or --sinogram FILE (with --geometry FILE if it needs one)")
-    chosen = (series_uid, repair, hu_window, roi, operator, views, angle_range, operator_option, outputs, push, sharp)
-    if sinogram is not None and any(chosen):
+    refused = (series_uid, repair, hu_window, roi, operator, views, angle_range, operator_option, outputs, push)
+    chosen = [value for value in (*refused, sharp, null) if value not in (None, [])]
+    if sinogram is not None and chosen:
         raise InputError(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
-            "--operator-option, --series-uid, --repair, --hu-window, --roi, --outputs, --push and --sharp"
+            "--operator-option, --series-uid, --repair, --hu-window, --roi, --outputs, --push, --sharp and --null"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle, literal
     from klip_monai.io.roi import Roi

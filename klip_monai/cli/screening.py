@@ -156,14 +156,19 @@ def screen(
         overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
     model = _model(bundle, overrides, seed=seed, outputs=outputs, roi=roi)
     from klip_monai.screening import session
+    from klip_monai.screening.masks import noting_masks
     from klip_monai.screening.pacs import Push
 
     after = None if push is None else Push(push_target(push, model.outputs))
     wanted = {"modality": modality, "body_part": body_part, "min_slices": min_slices, "description": description}
     with ExitStack() as stack:
-        series = stack.enter_context(
+        found = stack.enter_context(
             _archive(archives, output, key_file, since=since.date() if since else None, **wanted)
         )
+
+        def series() -> Iterator[FoundSeries]:
+            return noting_masks(found(), model.masks)
+
         if dry_run:
             _print_plan(session.plan_screening(series, output), workers=max(1, workers), device=device)
             return

@@ -140,7 +140,7 @@ def write_dicom_pm(
     voxels = as_finite_volume("heatmap", heatmap)
     mapping = RealWorldValueMapping(
         lut_label="KL density",
-        lut_explanation="Calibrated KL density",
+        lut_explanation="Kullback-Leibler divergence density",
         unit=unit,
         value_range=(float(voxels.min()), float(voxels.max())),
         slope=1.0,

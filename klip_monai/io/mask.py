@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel.orientations as nio
 import numpy as np
@@ -114,7 +115,7 @@ def read_mask(roi: Roi) -> Mask:
 def _read_nifti(roi: Roi) -> Mask:
     from klip_monai.io.nifti import read_nifti
 
-    return _labelled(*read_nifti(roi.path, max_ratio=MASK_RATIO), roi)
+    return _labelled(*read_nifti(roi.path, max_ratio=MASK_RATIO, exact=True), roi)
 
 
 def _read_nrrd(roi: Roi) -> Mask:
@@ -122,7 +123,7 @@ def _read_nrrd(roi: Roi) -> Mask:
 
     if roi.path.suffix.lower() in (".nrrd", ".nhdr") and _is_segmentation(roi.path):
         return _read_segments(roi)
-    return _labelled(*read_nrrd(roi.path, max_ratio=MASK_RATIO), roi)
+    return _labelled(*read_nrrd(roi.path, max_ratio=MASK_RATIO, exact=True), roi)
 
 
 def _read_dicom(roi: Roi) -> Mask:
@@ -134,32 +135,49 @@ def _read_dicom(roi: Roi) -> Mask:
 _READERS = {"nifti": _read_nifti, "nrrd": _read_nrrd, "dicom": _read_dicom}
 
 
-def _labelled(values: npt.NDArray[np.float32], affine: npt.NDArray[np.float64], roi: Roi) -> Mask:
-    """Pick the labels of a volume of whole numbers."""
-    low, high = float(values.min()), float(values.max())
-    if not low >= 0 or not np.array_equal(values, np.rint(values)):
+def _labelled(values: npt.NDArray[Any], affine: npt.NDArray[np.float64], roi: Roi) -> Mask:
+    """Pick the labels of a volume of whole numbers, compared in their own type: float32 takes 2^24 + 1 for 2^24."""
+    if values.dtype.kind not in "iuf":
+        raise InputError(
+            f"--roi: got {roi.path.name!r} of {values.dtype}, expected labels: whole numbers from 0 on; save it again"
+        )
+    is_float = values.dtype.kind == "f"
+    if is_float and not np.isfinite(values).all():
+        count = int(np.count_nonzero(~np.isfinite(values)))
+        raise InputError(
+            f"--roi: got {roi.path.name!r} with {count} voxels of NaN or infinity, expected labels: whole numbers from "
+            "0 on, where 0 is background; set these voxels to 0"
+        )
+    low, high = values.min().item(), values.max().item()
+    if low < 0 or (is_float and not np.array_equal(values, np.rint(values))):
         raise InputError(
             f"--roi: got {roi.path.name!r} with values from {low:g} to {high:g}"
             f"{'' if low < 0 else ' that are not whole'}, expected labels: whole numbers from 0 on, where 0 is "
             "background; give a mask, not an image, and cut probabilities at a threshold first"
         )
+    if is_float and high > (largest := 2 ** (np.finfo(values.dtype).nmant + 1)):
+        raise InputError(
+            f"--roi: got {roi.path.name!r} with labels up to {high:.0f}, expected at most {largest}, as {values.dtype} "
+            "does not hold each larger whole number; save the labels as whole numbers"
+        )
     asked = labels_of(roi.labels)
     if not asked:
         return whole(values != 0, affine, roi)
-    there = np.unique(values[values != 0]).astype(int).tolist()
+    there = [int(label) for label in np.unique(values[values != 0])]
     if not all(label.isdecimal() for label in asked):
         raise InputError(
             f"--roi: got the labels {roi.labels!r} for {roi.path.name!r}, expected numbers with commas, as the file "
             f"has no names; choose from {_listed(map(str, there))}"
         )
     numbers = tuple(dict.fromkeys(map(int, asked)))
-    absent = len(set(numbers).difference(there))
+    found = set(numbers).intersection(there)
+    absent = len(numbers) - len(found)
     if absent == len(numbers):
         raise InputError(
             f"--roi: got no voxel of the labels {roi.labels!r} in {roi.path.name!r}, expected some of those that it "
             f"has: {_listed(map(str, there))}; choose from them"
         )
-    return Mask(np.isin(values, numbers), affine, numbers, absent=absent)
+    return Mask(np.isin(values, np.array(sorted(found), dtype=values.dtype)), affine, numbers, absent=absent)
 
 
 def _is_segmentation(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -20,15 +21,19 @@ _QUATERNION_TOLERANCE = 7e-4
 _FLOAT32_EPS = float(np.finfo(np.float32).eps)
 
 
-def read_nifti(path: Path, *, max_ratio: int = MAX_RATIO) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+def read_nifti(
+    path: Path, *, max_ratio: int = MAX_RATIO, exact: bool = False
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
     """Read a three-dimensional NIfTI file.
 
     Args:
         path: `.nii` or `.nii.gz`; a fourth axis of length 1 is dropped.
         max_ratio: see :func:`klip_monai.io.claims.check_claim`.
+        exact: keep the file's own type of numbers (float64 where the header scales them), for labels that float32
+            cannot tell apart.
 
     Returns:
-        Values of shape (X, Y, Z), scaled as the header says; the (4, 4) affine to RAS mm.
+        Values of shape (X, Y, Z), float32 unless ``exact``, scaled as the header says; the (4, 4) affine to RAS mm.
 
     Raises:
         InputError: damaged file, more than three axes, colour values, a unit other than mm, no qform or sform, or
@@ -55,7 +60,7 @@ def read_nifti(path: Path, *, max_ratio: int = MAX_RATIO) -> tuple[npt.NDArray[n
         affine = _affine(image, path)
     try:
         with np.errstate(all="ignore"):
-            values = image.get_fdata(dtype=np.float32, caching="unchanged")
+            values = np.asanyarray(image.dataobj) if exact else image.get_fdata(dtype=np.float32, caching="unchanged")
     except Exception as error:
         raise _damaged(path) from error
     return values.reshape(shape[:3]), affine

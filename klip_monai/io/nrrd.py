@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,15 +19,18 @@ _META_IMAGE_GEOMETRY = (b"TransformMatrix", b"ElementSpacing", b"Offset")
 _NRRD_SPACES = ("left-posterior-superior", "right-anterior-superior", "left-anterior-superior")
 
 
-def read_nrrd(path: Path, *, max_ratio: int = MAX_RATIO) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+def read_nrrd(
+    path: Path, *, max_ratio: int = MAX_RATIO, exact: bool = False
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float64]]:
     """Read a three-dimensional NRRD or MetaImage file with ITK.
 
     Args:
         path: `.nrrd`, `.nhdr`, `.mha` or `.mhd`.
         max_ratio: see :func:`klip_monai.io.claims.check_claim`.
+        exact: keep the file's own type of numbers, for labels that float32 cannot tell apart.
 
     Returns:
-        Values of shape (X, Y, Z), a view; the (4, 4) affine to RAS mm.
+        Values of shape (X, Y, Z), a view, float32 unless ``exact``; the (4, 4) affine to RAS mm.
 
     Raises:
         InputError: damaged file, other than three axes or one value a voxel, or a header without the place in space.
@@ -39,7 +43,8 @@ def read_nrrd(path: Path, *, max_ratio: int = MAX_RATIO) -> tuple[npt.NDArray[np
     try:
         reader.ReadImageInformation()
         _check_header(reader, path)
-        reader.SetOutputPixelType(sitk.sitkFloat32)
+        if not exact:
+            reader.SetOutputPixelType(sitk.sitkFloat32)
         image = reader.Execute()
     except RuntimeError as error:
         raise InputError(

@@ -28,7 +28,7 @@ def write_heatmap(
     heatmap: npt.ArrayLike | torch.Tensor,
     affine: npt.ArrayLike | torch.Tensor,
     *,
-    description: str = "calibrated KL density, nats/pixel",
+    description: str = "KL density, nats per pixel",
 ) -> Path:
     """Write the heat map on the source grid as float32 NIfTI.
 

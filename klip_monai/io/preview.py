@@ -226,7 +226,7 @@ def _draw_side(
     _cell(figure, row=1, column=2).set_facecolor(_CARD)
     bar = figure.add_axes((0.69, 0.385, 0.266, 0.022))
     draw_scale(bar, colours, thresholds=thresholds)
-    figure.text(0.69, 0.445, f"Calibrated KL density, {unit}", color=TEXT, fontsize=12.5, weight="bold", va="center")
+    figure.text(0.69, 0.445, f"KL density, {unit}", color=TEXT, fontsize=12.5, weight="bold", va="center")
     for size in _SIDE_FONTS:
         letters = round(54 * _SIDE_FONTS[0] / size)
         wrapped = [

@@ -22,10 +22,20 @@ class Roi:
     Attributes:
         path: the file of a mask; for :meth:`in_folder` the folder of many.
         labels: which of its labels count, as typed: numbers or names of segments with commas; empty for all of them.
+
+    Raises:
+        InputError: nothing but commas for labels.
     """
 
     path: Path
     labels: str = ""
+
+    def __post_init__(self) -> None:
+        if self.labels and not self.labels.strip(" \t,"):
+            raise InputError(
+                f"--roi: got the labels {self.labels!r} for {self.path.name!r}, expected labels such as 5 or 1,2 or "
+                "Liver; leave the colon out for all of them"
+            )
 
     def __str__(self) -> str:
         return f"{self.path}:{self.labels}" if self.labels else str(self.path)
@@ -38,7 +48,7 @@ class Roi:
         that hold colons need no care.
 
         Raises:
-            InputError: there is no such file, it is of no known format, or nothing follows the colon.
+            InputError: there is no such file, it is of no known format, or no label follows the colon.
         """
         roi = cls._split(text, folder=False)
         mask_format(roi.path)
@@ -49,12 +59,17 @@ class Roi:
         """Take `FOLDER` or `FOLDER:LABELS` apart, as :meth:`parse` does.
 
         Raises:
-            InputError: there is no such folder, or nothing follows the colon.
+            InputError: there is no such folder, or no label follows the colon.
         """
         return cls._split(text, folder=True)
 
     @classmethod
     def _split(cls, text: str, *, folder: bool) -> Roi:
+        if not text.strip():
+            raise InputError(
+                f"--roi: got {text!r}, expected {'FOLDER or FOLDER:LABELS' if folder else _EXPECTED}; leave --roi out "
+                "to look at all of the scan"
+            )
         colons = [place for place, letter in enumerate(text) if letter == ":"]
         for end in [len(text), *reversed(colons)]:
             path, labels = Path(text[:end]), text[end + 1 :].strip()
@@ -70,7 +85,8 @@ class Roi:
                 f"--roi: got {text!r}, which is no folder, expected one of masks, each named by its series UID or case "
                 "name, or FOLDER:LABELS; check the spelling"
             )
-        found = "a folder" if Path(text).is_dir() else "no file"
+        starts = [text[:end] for end in (len(text), *colons)]
+        found = "a folder" if any(start and Path(start).is_dir() for start in starts) else "no file"
         raise InputError(
             f"--roi: got {text!r}, which is {found}, expected {_EXPECTED}, or FILE:LABELS; check the spelling"
         )

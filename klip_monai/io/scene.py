@@ -72,7 +72,7 @@ def write_scene(
         folder, scan = Path(name), PreviewScan(*arrays, matrix, places=places)
         files = (
             write_ct(folder / "ct.nii.gz", arrays[0], matrix),
-            write_heatmap(folder / "heatmap.nii.gz", arrays[1], matrix, description=f"calibrated KL density, {unit}"),
+            write_heatmap(folder / "heatmap.nii.gz", arrays[1], matrix, description=f"KL density, {unit}"),
             write_segmentation(folder / "segments.seg.nrrd", arrays[2], matrix, surface=True),
         )
         mrml = scene_mrml(scan, title=title, scale=scale, lines=lines, unit=unit)

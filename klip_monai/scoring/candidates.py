@@ -9,8 +9,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
-from klip_monai.scoring.labels import islands
+from klip_monai.scoring.labels import moved, parts_of
 from klip_monai.scoring.reference import IDReference
 
 _P_MEANS = "p: the chance that anything in a healthy new person's scan is as high."
@@ -82,38 +83,61 @@ def find_candidates(
     Returns:
         One for each component; empty where nothing is labelled.
     """
+    return ranked(heatmap, labels, affine, reference, scan_score=scan_score)[0]
+
+
+def ranked(
+    heatmap: NDArray[np.float32],
+    labels: NDArray[np.uint8],
+    affine: NDArray[np.float64],
+    reference: IDReference,
+    *,
+    scan_score: float | None = None,
+    most: int | None = None,
+) -> tuple[tuple[Candidate, ...], int]:
+    """:func:`find_candidates`, but no more than the first ``most`` of them, and the number of all.
+
+    All take part in ranks, p and q; the rest of what a candidate tells is looked up for the first ones alone, as a map
+    that is suspicious all over has hundreds of thousands.
+    """
+    parts, around = parts_of(labels)
+    if not around:
+        return (), 0
+    within, given = parts > 0, heatmap[around]
+    numbers, values = parts[within], given[within]
+    sizes = np.bincount(numbers)[1:]
+    highest_of = np.full(len(sizes), -np.inf, dtype=values.dtype)
+    np.maximum.at(highest_of, numbers - 1, values)
+    order = np.lexsort((-sizes, -highest_of))  # larger ones first where peaks are equal
+    highest = float(heatmap.max()) or 1.0
+    scale = highest if scan_score is None else scan_score
+    peaks = [float(highest_of[part]) / highest * scale for part in order]
+    q_values: Sequence[float | None] = reference.q_values(peaks) or [None] * len(peaks)
     voxel_ml = float(abs(np.linalg.det(affine[:3, :3])) / 1000)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     patient_axes = nib.io_orientation(affine)[:, 0]
-    parts = []
-    for _, box, volume_ml, inside in islands(labels, voxel_ml=voxel_ml):
+    boxes = ndimage.find_objects(parts)
+    found = []
+    for rank, (part, before, q) in enumerate(zip(order[:most], peaks, q_values, strict=False), start=1):
+        box, inside = moved(boxes[part], around), parts[boxes[part]] == part + 1
         at = np.unravel_index(int(np.where(inside, heatmap[box], -np.inf).argmax()), inside.shape)
-        x, y, z = (part.start + int(n) for part, n in zip(box, at, strict=True))
-        parts.append((float(heatmap[x, y, z]), (x, y, z), box, volume_ml, inside))
-    if not parts:
-        return ()
-    parts.sort(key=lambda part: -part[0])
-    highest = float(heatmap.max()) or 1.0
-    peaks = [peak / highest * (highest if scan_score is None else scan_score) for peak, *_ in parts]
-    q_values: Sequence[float | None] = reference.q_values(peaks) or [None] * len(parts)
-    return tuple(
-        Candidate(
-            rank=rank,
-            voxel=voxel,
-            peak_ras_mm=_ras(affine, voxel),
-            centre_ras_mm=_ras(affine, np.argwhere(inside).mean(axis=0) + [part.start for part in box]),
-            volume_ml=volume_ml,
-            extent_mm=_three((inside.shape * spacing)[np.argsort(patient_axes)]),
-            peak=peak,
-            mean=float(heatmap[box][inside].mean(dtype=np.float64)),
-            label=int(labels[box][inside].max()),
-            p=reference.p_value(before),
-            q=q,
+        x, y, z = (side.start + int(n) for side, n in zip(box, at, strict=True))
+        found.append(
+            Candidate(
+                rank=rank,
+                voxel=(x, y, z),
+                peak_ras_mm=_ras(affine, (x, y, z)),
+                centre_ras_mm=_ras(affine, np.argwhere(inside).mean(axis=0) + [side.start for side in box]),
+                volume_ml=float(sizes[part] * voxel_ml),
+                extent_mm=_three((inside.shape * spacing)[np.argsort(patient_axes)]),
+                peak=float(heatmap[x, y, z]),
+                mean=float(heatmap[box][inside].mean(dtype=np.float64)),
+                label=int(labels[box][inside].max()),
+                p=reference.p_value(before),
+                q=q,
+            )
         )
-        for rank, ((peak, voxel, box, volume_ml, inside), before, q) in enumerate(
-            zip(parts, peaks, q_values, strict=True), start=1
-        )
-    )
+    return tuple(found), len(sizes)
 
 
 def what_p_and_q_mean(reference: IDReference) -> str:

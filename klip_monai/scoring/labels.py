@@ -39,10 +39,38 @@ def threshold_heatmap(
         raise ValueError(f"strong: got {strong}, expected at least suspicious ({suspicious})")
     labels = (heatmap >= suspicious).view(np.uint8)
     labels += heatmap >= strong
-    for _, box, volume, inside in islands(labels, voxel_ml=voxel_ml):
-        if volume < min_ml:
-            labels[box][inside] = 0
+    numbered, around = parts_of(labels)
+    if around:
+        inside, within = numbered > 0, labels[around]
+        numbers, kept = numbered[inside], within[inside]
+        kept[(np.bincount(numbers) * voxel_ml < min_ml)[numbers]] = 0
+        within[inside] = kept
     return labels
+
+
+def parts_of(labels: NDArray[np.integer]) -> tuple[NDArray[np.int32], tuple[slice, ...]]:
+    """Number the 26-connected components of the non-zero labels.
+
+    Args:
+        labels: integer (X, Y, Z).
+
+    Returns:
+        Numbers from 1 on, 0 for none, in the box (slices) around all of them: it is small where little is suspicious.
+        Both empty if there is no component.
+    """
+    labelled = labels > 0
+    if not labelled.any():
+        return np.zeros((0,) * labels.ndim, np.int32), ()
+    axes = range(labels.ndim)
+    along = [np.flatnonzero(labelled.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    around = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in along)
+    numbered, _ = ndimage.label(labelled[around], ndimage.generate_binary_structure(labels.ndim, labels.ndim))
+    return numbered, around
+
+
+def moved(box: tuple[slice, ...], around: tuple[slice, ...]) -> tuple[slice, ...]:
+    """A box within another one, in the indices of the whole."""
+    return tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(around, box, strict=True))
 
 
 def islands(
@@ -57,17 +85,9 @@ def islands(
     Returns:
         For each component, largest first: voxel count, bounding box (slices), volume in ml, mask within the box.
     """
-    labelled = labels > 0
-    if not labelled.any():
-        return []
-    # Only the box around all of them is searched: it is small where little is suspicious.
-    axes = range(labels.ndim)
-    along = [np.flatnonzero(labelled.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
-    whole = tuple(slice(int(at[0]), int(at[-1]) + 1) for at in along)
-    parts, _ = ndimage.label(labelled[whole], ndimage.generate_binary_structure(labels.ndim, labels.ndim))
+    parts, whole = parts_of(labels)
     found = []
-    for number, box in enumerate(ndimage.find_objects(parts), start=1):
+    for number, box in enumerate(ndimage.find_objects(parts) if whole else (), start=1):
         inside = parts[box] == number
-        placed = tuple(slice(a.start + b.start, a.start + b.stop) for a, b in zip(whole, box, strict=True))
-        found.append((int(inside.sum()), placed, float(inside.sum() * voxel_ml), inside))
+        found.append((int(inside.sum()), moved(box, whole), float(inside.sum() * voxel_ml), inside))
     return sorted(found, key=lambda part: -part[0])

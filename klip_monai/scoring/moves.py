@@ -129,6 +129,16 @@ class SliceMoves:
         return density if self.sharp is None else torch.cat([density, self.sharp], dim=1)
 
 
+def check_slice_mm(slice_mm: float) -> None:
+    """Refuse what is no distance of slices.
+
+    Raises:
+        ValueError: 0, below 0, infinite or NaN.
+    """
+    if not 0 < slice_mm < math.inf:
+        raise ValueError(f"slice_mm: got {slice_mm}, expected the distance of neighbouring slices, above 0 mm")
+
+
 class AlongScan:
     """A Gaussian mean along a scan of what comes slice by slice, in whatever order, from the slices that there are.
 
@@ -139,9 +149,13 @@ class AlongScan:
         slices: number of slices of the scan.
         slice_mm: distance between neighbours, mm.
         sigma_mm: standard deviation of the Gaussian, mm; 0 leaves slices as they are.
+
+    Raises:
+        ValueError: for a distance that is none.
     """
 
     def __init__(self, slices: int, *, slice_mm: float, sigma_mm: float) -> None:
+        check_slice_mm(slice_mm)
         self.slices, self.reach = slices, math.floor(_REACH * sigma_mm / slice_mm + 1e-6)
         shares = [math.exp(-0.5 * (away * slice_mm / sigma_mm) ** 2) if away else 1.0 for away in range(self.reach + 1)]
         self._shares = shares

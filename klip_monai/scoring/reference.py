@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -225,12 +227,17 @@ class IDReference:
         """
         if not self.peaks:
             return None
-        scans = list(zip(self._shares, self.peaks, strict=True))
-        least, q_of = 1.0, {}
+        scans = [(share, sorted(found)) for share, found in zip(self._shares, self.peaks, strict=True)]
+        of_healthy, own, people = sorted(chain.from_iterable(self.peaks)), sorted(peaks), self.people
+        least, q_of, below, expected = 1.0, {}, -1, 1.0
         for t in sorted(set(peaks)):  # from one peak up to the next the share falls with t, so these are all it takes
-            healthy = math.fsum(share * sum(peak >= t for peak in found) for share, found in scans)
-            expected = (1 + healthy) / (1 + self.people)
-            least = min(least, expected / sum(peak >= t for peak in peaks))
+            if (
+                now_below := bisect_left(of_healthy, t)
+            ) != below:  # else as many healthy ones reach t as the one before
+                below = now_below
+                healthy = math.fsum(share * (len(found) - bisect_left(found, t)) for share, found in scans)
+                expected = (1 + healthy) / (1 + people)
+            least = min(least, expected / (len(own) - bisect_left(own, t)))
             q_of[t] = least
         return [q_of[peak] for peak in peaks]
 

@@ -14,6 +14,7 @@ from typing import Any
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.found import FoundSeries
 from klip_monai.screening.ledger import Ledger
+from klip_monai.screening.masks import noting_masks
 from klip_monai.screening.reasons import group_of_skipped
 from klip_monai.screening.scorer import Job, Model, Outcome, failed
 from klip_monai.screening.tally import Kind, Listener, Tally
@@ -76,7 +77,7 @@ class Screening:
             StuckError: a scan hangs, and the workers cannot be stopped.
         """
         self._tell("begun")
-        jobs = self._jobs(iter(series))
+        jobs = self._jobs(noting_masks(series, self.model.masks))
         exhausted = False
         try:
             while True:
@@ -112,7 +113,7 @@ class Screening:
             if found.reason:
                 self.ledger.skip(found.name, found.reason, group=group_of_skipped(found.reason), **about)
                 continue
-            claim = self.ledger.claim(found.name, **about)
+            claim = self.ledger.claim(found.name, mask=found.mask, **about)
             if claim == "elsewhere":
                 self._elsewhere.append(found)
             elif claim == "ours":

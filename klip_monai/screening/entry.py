@@ -28,7 +28,7 @@ class Entry:
         reason: one sentence for refused, failed and skipped; else empty.
         group: what the reason has in common with others, a few words without numbers, e.g. "missing slices".
         description: SeriesDescription, if it was asked for; else empty.
-        n_slices: number of slices; 0 if unknown.
+        n_slices: number of slices, once scored that of the axial ones that were; 0 if unknown.
         scan_score: highest density in the body, unit of the ID reference; None unless scored.
         p_value: share of healthy scans that score as high; None unless scored.
         remarks: what a reader of the p-value has to know.

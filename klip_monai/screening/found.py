@@ -34,6 +34,8 @@ class FoundSeries:
         files: what :func:`klip_monai.io.read_volume` reads it from, or where it is to be fetched from; None where there
             is a reason not to. Private.
         is_dicom: whether it is DICOM; the other formats have no tags to filter by.
+        mask: hash of what the file of its mask holds, see :func:`klip_monai.screening.masks.mask_hash`; empty if none
+            was looked for. Private.
     """
 
     name: str
@@ -51,6 +53,7 @@ class FoundSeries:
     reason: str = ""
     files: ListedFiles | Path | RemoteSeries | None = None
     is_dicom: bool = True
+    mask: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ _BUSY_MS = 60_000
 _MAX_STARTS = 20  # a scan that took its process down each of so many times is given up
 _OPEN = (State.pending.value, State.skipped.value)
 _SQL_TYPES = {int: "INTEGER", float: "REAL"}
+_CLAIMED = {"owner": "TEXT", "found_slices": "INTEGER", "provenance": "INTEGER", "mask": "TEXT"}  # beside the record
 _DONE_AGAIN = {  # what a fresh start forgets
     "state": State.pending.value,
     "reason": "",
@@ -129,31 +130,38 @@ class Ledger:
                 statement, values = _update(_DONE_AGAIN)
                 self._sql.execute(f"{statement} WHERE state = ?", (*values, state.value))
 
-    def claim(self, name: str, *, n_slices: int = 0, description: str = "") -> Claim:
+    def claim(self, name: str, *, n_slices: int = 0, description: str = "", mask: str = "") -> Claim:
         """Take a series to work on.
 
         Args:
             name: of the series.
             n_slices: as the archive says; a series that has got more since it was done is done again.
             description: SeriesDescription, if asked for.
+            mask: hash of the mask that it is to be scored in; a series that was scored in another one is done again.
+                Empty if there are no masks; what it was scored in is then not looked at, nor if it is not known.
 
         Returns:
             "ours": it is now, and was counted as started; "done": nothing is left to do; "elsewhere": another process
             has it.
         """
-        if self._standing(name, n_slices) == "done":  # most of a second run: without the lock for writing
+        if self._standing(name, n_slices, mask) == "done":  # most of a second run: without the lock for writing
             return "done"
         with self._transaction():
-            standing = self._standing(name, n_slices)
+            standing = self._standing(name, n_slices, mask)
             if standing != "ours":
                 return standing
             self._sql.execute(
-                "INSERT INTO series (name, state, description, n_slices, found_slices, attempts, owner, updated) "
-                "VALUES (?, ?, ?, ?, ?, 1, ?, ?) ON CONFLICT (name) DO UPDATE SET state = excluded.state, "
+                "INSERT INTO series (name, state, description, n_slices, found_slices, mask, attempts, owner, updated) "
+                "VALUES (?1, ?2, ?3, ?4, ?4, ?5, 1, ?6, ?7) ON CONFLICT (name) DO UPDATE SET state = excluded.state, "
                 "description = excluded.description, n_slices = excluded.n_slices, "
-                "found_slices = excluded.found_slices, attempts = attempts + 1, owner = excluded.owner, "
-                "updated = excluded.updated",
-                (name, State.running.value, description, n_slices, n_slices, self.owner, time.time()),
+                "found_slices = excluded.found_slices, mask = excluded.mask, "
+                # One that came to an end is new now: its earlier starts are no deaths of a process.
+                "attempts = CASE WHEN state = ?8 THEN 1 ELSE attempts + 1 END, "
+                "owner = excluded.owner, updated = excluded.updated",
+                (
+                    *(name, State.running.value, description, n_slices, mask, self.owner, time.time()),
+                    State.scored.value,
+                ),
             )
             starts = self._sql.execute("SELECT attempts FROM series WHERE name = ?", (name,)).fetchone()[0]
         if starts <= _MAX_STARTS:
@@ -198,10 +206,10 @@ class Ledger:
                 tuple(values.values()),
             )
 
-    def standing(self, name: str, *, n_slices: int = 0) -> tuple[Claim, State | None]:
+    def standing(self, name: str, *, n_slices: int = 0, mask: str = "") -> tuple[Claim, State | None]:
         """What :meth:`claim` would answer now, and the state of the series; None if it is new."""
         row = self._sql.execute("SELECT state FROM series WHERE name = ?", (name,)).fetchone()
-        return self._standing(name, n_slices), None if row is None else State(row[0])
+        return self._standing(name, n_slices, mask), None if row is None else State(row[0])
 
     def entries(self) -> Iterator[Entry]:
         """All series by name; one row at a time is in memory."""
@@ -240,14 +248,17 @@ class Ledger:
         ).fetchone()
         return row[0] / row[1] if row[1] else None
 
-    def _standing(self, name: str, n_slices: int) -> Claim:
-        row = self._sql.execute("SELECT state, found_slices, owner FROM series WHERE name = ?", (name,)).fetchone()
+    def _standing(self, name: str, n_slices: int, mask: str) -> Claim:
+        row = self._sql.execute(
+            "SELECT state, found_slices, owner, mask FROM series WHERE name = ?", (name,)
+        ).fetchone()
         if row is None or row[0] in _OPEN:
             return "ours"
-        state, found, owner = row
+        state, found, owner, before = row
         if state == State.running.value:
             return "elsewhere" if self._lives(owner) else "ours"
-        return "ours" if 0 < (found or 0) < n_slices else "done"
+        other_mask = state == State.scored.value and mask and before and mask != before
+        return "ours" if other_mask or 0 < (found or 0) < n_slices else "done"
 
     def _lives(self, owner: str | None) -> bool:
         """Whether a process is at work still."""
@@ -278,14 +289,12 @@ class Ledger:
         for table in ("facts (key TEXT PRIMARY KEY, value TEXT)", "owners (id TEXT PRIMARY KEY, beat REAL)"):
             self._sql.execute(f"CREATE TABLE IF NOT EXISTS {table}")
         self._sql.execute("CREATE TABLE IF NOT EXISTS provenance (id INTEGER PRIMARY KEY, content TEXT UNIQUE)")
-        self._sql.execute(
-            "CREATE TABLE IF NOT EXISTS series (name TEXT PRIMARY KEY, owner TEXT, found_slices INTEGER, "
-            "provenance INTEGER)"
-        )
+        self._sql.execute("CREATE TABLE IF NOT EXISTS series (name TEXT PRIMARY KEY)")
         there = {row[1] for row in self._sql.execute("PRAGMA table_info(series)")}
-        for name, kind in get_type_hints(Entry).items():
+        wanted = {name: _SQL_TYPES.get(kind, "") for name, kind in get_type_hints(Entry).items()}
+        for name, kind in {**_CLAIMED, **wanted}.items():
             if name not in there:
-                self._sql.execute(f'ALTER TABLE series ADD COLUMN "{name}" {_SQL_TYPES.get(kind, "")}')
+                self._sql.execute(f'ALTER TABLE series ADD COLUMN "{name}" {kind}')
         self._sql.execute("CREATE INDEX IF NOT EXISTS series_by_state ON series (state)")
 
     def _beat(self, sql: sqlite3.Connection) -> None:

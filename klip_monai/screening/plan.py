@@ -51,7 +51,7 @@ def make_plan(series: Iterable[FoundSeries], ledger: Ledger) -> Plan:
     """Look at each series of an archive once."""
     plan = Plan(slice_seconds=ledger.seconds_per_slice())
     for found in series:
-        standing, state = ledger.standing(found.name, n_slices=found.n_slices)
+        standing, state = ledger.standing(found.name, n_slices=found.n_slices, mask=found.mask)
         if standing != "ours" and state is not None:
             plan.done[state] += 1
         elif found.reason:

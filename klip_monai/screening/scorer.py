@@ -234,6 +234,7 @@ class _Scorer:
         masks = job.model.masks
         data = self._read({"image": job.files, "roi": masks and masks.in_folder(job.key, job.entry.name)})
         _rename(data, job)
+        n_slices = int(data["image"].shape[-1])  # a file may store its axes in any order
         read = time.perf_counter() - start
         data["pred"], score = self._score(data["image"], job.model, stop)
         start = time.perf_counter()
@@ -251,7 +252,7 @@ class _Scorer:
         entry = replace(
             job.entry,
             state=State.scored,
-            n_slices=int(summary["source"]["shape"][2]),
+            n_slices=n_slices,
             scan_score=float(summary["scan_score"]),
             p_value=float(summary["p_value"]),
             remarks=tuple(summary["remarks"]),

@@ -66,7 +66,7 @@ def assert_in_box(region: np.ndarray, affine: np.ndarray, *, frame: np.ndarray |
 
 
 def write_nifti(path: Path, drawn: Drawn, *, codes: tuple[int, int] = (1, 1), dtype: type = np.uint8) -> Path:
-    image = nib.Nifti1Image(drawn.values.astype(dtype), None)
+    image = nib.Nifti1Image(drawn.values.astype(dtype), None, dtype=dtype)
     image.set_sform(drawn.affine, codes[0])
     if codes[1]:
         image.set_qform(drawn.affine, codes[1])

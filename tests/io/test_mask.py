@@ -252,6 +252,44 @@ def test_labels_that_are_not_there_are_refused_naming_those_that_are(organs, tmp
     assert "no voxel of 'Gap' (2)" in refused(Roi(dicom, "Gap"))
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.int64, np.uint64, np.float64])
+@pytest.mark.parametrize("label", [2**24, 2**53, 2**63])
+def test_large_labels_are_told_apart_to_the_last_digit(dtype, label, tmp_path):
+    if label > (2**52 if dtype is np.float64 else np.iinfo(dtype).max):
+        pytest.skip("not a label of this type")
+    values = np.zeros((4, 3, 2), dtype)
+    values[0], values[1] = label, label + 1
+    drawn = Drawn(values, np.diag([-1.0, -1.0, 1.0, 1.0]))
+    for path in (write_nifti(tmp_path / "a.nii", drawn, dtype=dtype), write_sitk(tmp_path / "b.nrrd", drawn)):
+        for place, number in enumerate((label, label + 1)):
+            mask = read_mask(Roi(path, str(number)))
+            np.testing.assert_array_equal(mask.values, values == values[place, 0, 0])
+            assert mask.labels == (number,)
+        assert "no voxel of the labels" in refused(Roi(path, str(label + 2)))
+
+
+def test_labels_that_a_file_scales_are_the_scaled_ones(tmp_path):
+    values = np.zeros((4, 3, 2), np.int16)
+    values[0], values[1] = 1, 2
+    image = nib.Nifti1Image(values, np.eye(4))
+    image.header.set_slope_inter(3.0, 0.0)
+    image.header.set_xyzt_units("mm")
+    nib.save(image, tmp_path / "a.nii")
+    stored = nib.load(tmp_path / "a.nii").get_fdata()
+    np.testing.assert_array_equal(read_mask(Roi(tmp_path / "a.nii", str(int(stored[1, 0, 0])))).values, values == 2)
+
+
+def test_labels_that_their_type_cannot_tell_apart_are_refused(tmp_path):
+    for dtype, largest in ((np.float32, 2**24), (np.float64, 2**53)):
+        values = np.zeros((4, 3, 2), dtype)
+        values[0] = largest
+        drawn = Drawn(values, np.eye(4))
+        assert read_mask(Roi(write_nifti(tmp_path / "a.nii", drawn, dtype=dtype), str(largest))).values.sum() == 6
+        values[1] = largest + 2
+        path = write_nifti(tmp_path / "a.nii", drawn, dtype=dtype)
+        assert f"expected at most {largest}" in refused(Roi(path, str(largest)))
+
+
 def test_what_is_no_mask_is_refused(organs, tmp_path):
     empty = write_nifti(tmp_path / "a.nii.gz", Drawn(organs.values * 0, organs.affine))
     assert "without a voxel above 0" in refused(Roi(empty))
@@ -260,7 +298,13 @@ def test_what_is_no_mask_is_refused(organs, tmp_path):
     likely = write_nifti(tmp_path / "c.nii.gz", Drawn(organs.values * 0.3, organs.affine), dtype=np.float32)
     assert "not whole" in refused(Roi(likely))
     unknown = write_nifti(tmp_path / "d.nii.gz", Drawn(organs.values * np.nan, organs.affine), dtype=np.float32)
-    assert "whole numbers" in refused(Roi(unknown))
+    assert f"{organs.values.size} voxels of NaN or infinity" in refused(Roi(unknown))
+    endless = Drawn(np.where(organs.values > 0, np.inf, 0), organs.affine)
+    for dtype in (np.float32, np.float64):
+        assert "NaN or infinity" in refused(Roi(write_nifti(tmp_path / "f.nii.gz", endless, dtype=dtype)))
+        assert "NaN or infinity" in refused(Roi(write_nifti(tmp_path / "f.nii.gz", endless, dtype=dtype), "1"))
+    waves = write_nifti(tmp_path / "g.nii", organs, dtype=np.complex64)
+    assert "of complex64" in refused(Roi(waves))
     write_dicom_seg(tmp_path / "e.dcm", draw((5, 5, 5)))
     ct = next((tmp_path / "e_source").iterdir())
     assert "modality CT" in refused(Roi(ct))
@@ -351,3 +395,26 @@ def test_the_mask_of_a_series_goes_by_its_uid_or_its_name(tmp_path):
         folder.in_folder("1.2.3", "ct-1")
     with pytest.raises(InputError, match="no folder"):
         Roi.parse_folder(str(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("labels", [",", " ,", ",,"])
+def test_commas_alone_are_no_labels(organs, labels, tmp_path):
+    path = write_nifti(tmp_path / "a.nii.gz", organs)
+    for make in (lambda: Roi.parse(f"{path}:{labels}"), lambda: Roi.parse_folder(f"{tmp_path}:{labels}")):
+        with pytest.raises(InputError, match=r"expected labels such as .*; leave the colon out"):
+            make()
+    with pytest.raises(InputError, match="--roi: got the labels ','"):
+        Roi(path, ",")
+
+
+@pytest.mark.parametrize("text", ["", " "])
+def test_nothing_is_no_region(text):
+    for parse in (Roi.parse, Roi.parse_folder):
+        with pytest.raises(InputError, match=f"--roi: got '{text}', expected .*; leave --roi out"):
+            parse(text)
+
+
+def test_a_folder_is_no_mask_with_labels_or_without(tmp_path):
+    for text in (tmp_path, f"{tmp_path}:1", f"{tmp_path}:1:2"):
+        with pytest.raises(InputError, match="which is a folder, expected a mask as"):
+            Roi.parse(str(text))

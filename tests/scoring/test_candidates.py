@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from klip_monai.io.summary import write_summary
-from klip_monai.scoring import ExpectedDensity, IDReference, find_candidates, what_p_and_q_mean
+from klip_monai.scoring import ExpectedDensity, IDReference, find_candidates, threshold_heatmap, what_p_and_q_mean
+from klip_monai.scoring.candidates import ranked
 
 SHAPE = (14, 12, 9)
 FLAT = ExpectedDensity(1.5, (0.1,), (1.0,), 1.0)
@@ -126,3 +128,23 @@ def test_candidates_come_back_from_json_as_they_were(tmp_path: Path):
         lists = {name: tuple(value) for name, value in read.items() if isinstance(value, list)}
         assert replace(candidate, **{**read, **lists}) == candidate
         assert read.keys() == candidate.__dataclass_fields__.keys()
+
+
+def test_the_first_of_very_many_are_those_of_all_with_the_number_of_all():
+    rng = np.random.default_rng(0)
+    heatmap = np.zeros((160, 160, 160), np.float32)
+    heatmap[::2, ::2, ::2] = np.round(1 + rng.gamma(1.0, 0.5, (80, 80, 80)), 2)
+    start = time.process_time()
+    labels = threshold_heatmap(heatmap, suspicious=1.0, strong=3.5, voxel_ml=0.002)
+    found, count = ranked(heatmap, labels, STRAIGHT, WITH_PEAKS, most=50)
+    assert time.process_time() - start < 20.0
+    assert count == 80**3
+    assert [candidate.peak for candidate in found] == np.sort(heatmap, axis=None)[::-1][:50].tolist()
+    few = labels.copy()
+    few[20:] = few[:, 20:] = few[:, :, 20:] = 0
+    heatmap = np.where(few > 0, heatmap, 0)
+    all_of_few = find_candidates(heatmap, few, STRAIGHT, WITH_PEAKS)
+    assert ranked(heatmap, few, STRAIGHT, WITH_PEAKS, most=7) == (all_of_few[:7], len(all_of_few))
+    assert len(all_of_few) == 1000
+    voxels = [tuple(index) for index in np.argwhere(few > 0).tolist()]
+    assert [candidate.voxel for candidate in all_of_few] == sorted(voxels, key=lambda voxel: -heatmap[voxel])

@@ -135,3 +135,11 @@ def test_density_of_a_gaussian_prior_is_the_closed_form_in_three_dimensions():
     expected = 0.5 * float(mu) / std**2 + narrowing * float(w.square().sum()) * images[0].numel()
     assert np.mean(nats) == pytest.approx(expected, rel=0.03)
     assert expected < 0.7 * (0.5 * float((share * images).square().sum()) / std**2 + narrowing * images.numel())
+
+
+@pytest.mark.parametrize("slice_mm", [0.0, -3.0, float("nan"), float("inf")])
+def test_what_is_no_distance_of_slices_is_refused(slice_mm):
+    with pytest.raises(ValueError, match=f"slice_mm: got {slice_mm}, expected"):
+        AlongScan(3, slice_mm=slice_mm, sigma_mm=3.0)
+    with pytest.raises(ValueError, match=f"slice_mm: got {slice_mm}, expected"):
+        AlongScan(3, slice_mm=slice_mm, sigma_mm=0.0)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -272,3 +274,33 @@ def test_a_reference_holds_the_peaks_of_the_candidates_of_its_scans():
     assert made.peaks[2][0] == 7.0
     small = IDReference.from_calibrated(in_body, places=[Places(inside, 0.01)] * 3, **options)
     assert small.peaks == ((), (), ()), "too small to be candidates"
+
+
+def q_as_defined(made: IDReference, peaks: list[float]) -> list[float]:
+    """The definition, counted out for each threshold."""
+    scans = list(zip([weight for _, weight in made.weighted_scores], made.peaks, strict=True))
+    least, q_of = 1.0, {}
+    for t in sorted(set(peaks)):
+        healthy = math.fsum(share * sum(peak >= t for peak in found) for share, found in scans)
+        least = min(least, (1 + healthy) / (1 + made.people) / sum(peak >= t for peak in peaks))
+        q_of[t] = least
+    return [q_of[peak] for peak in peaks]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_q_values_are_those_of_the_definition_to_the_last_bit(seed):
+    rng = np.random.default_rng(seed)
+    digits = int(rng.integers(0, 8))  # few make ties, of own and healthy peaks alike
+    counts = rng.integers(0, 12, rng.integers(1, 9))
+    made = with_peaks(*(tuple(np.round(rng.gamma(2.0, 1.0, n), digits).tolist()) for n in counts))
+    made = replace(made, patients=tuple(rng.integers(0, 3, len(counts)).tolist()))
+    peaks = np.round(rng.gamma(2.0, 1.0, rng.integers(0, 60)), digits).tolist()
+    assert made.q_values(peaks) == q_as_defined(made, peaks)
+
+
+def test_q_values_of_very_many_peaks_take_no_time():
+    rng = np.random.default_rng(0)
+    made = with_peaks(*(tuple(rng.gamma(2.0, 1.0, 200).tolist()) for _ in range(40)))
+    start = time.process_time()
+    assert len(made.q_values(rng.gamma(2.0, 1.0, 100_000).tolist())) == 100_000
+    assert time.process_time() - start < 5.0

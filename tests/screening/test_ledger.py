@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -124,6 +124,40 @@ def test_a_series_that_got_more_slices_is_done_again(path):
         ledger.finish(ENTRY)
         assert ledger.claim("ct-aa", n_slices=9) == "done"
         assert ledger.claim("ct-aa", n_slices=10) == "ours"
+
+
+def test_a_series_that_was_scored_in_another_mask_is_done_again(path):
+    with Ledger(path) as ledger:
+        ledger.claim("ct-aa", mask="first")
+        ledger.finish(ENTRY)
+        assert ledger.claim("ct-aa", mask="first") == ledger.claim("ct-aa") == "done"
+        assert ledger.standing("ct-aa", mask="second") == ("ours", State.scored)
+        assert ledger.claim("ct-aa", mask="second") == "ours"
+        ledger.finish(replace(ENTRY, state=State.refused))
+        assert ledger.claim("ct-aa", mask="third") == "done"  # until --retry
+        ledger.retry([State.refused])
+        assert ledger.claim("ct-aa", mask="third") == "ours"
+
+
+def test_a_mask_may_change_more_often_than_a_process_may_die(path):
+    with Ledger(path) as ledger:
+        for number in range(2 * ledgers._MAX_STARTS):
+            assert ledger.claim("ct-aa", mask=f"mask {number}") == "ours"
+            assert ledger.starts("ct-aa") == 1
+            ledger.finish(ENTRY)
+
+
+def test_what_was_scored_before_masks_were_noted_stays_as_it_is(path):
+    with Ledger(path) as ledger:
+        ledger.claim("ct-aa")
+        ledger.finish(ENTRY)
+        ledger._sql.execute("ALTER TABLE series DROP COLUMN mask")
+    with Ledger(path) as ledger:
+        assert ledger.claim("ct-aa", mask="first") == "done"
+        ledger.retry([State.scored])
+        assert ledger.claim("ct-aa", mask="first") == "ours"
+        ledger.finish(ENTRY)
+        assert ledger.claim("ct-aa", mask="second") == "ours"
 
 
 def test_other_settings_are_refused_until_all_is_done_again(path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import pytest
 import torch
-from screen_runs import screen
+from screen_runs import screen, tiny_scan
 from typer.testing import CliRunner
 
 from klip_monai.cli import app
@@ -124,6 +125,17 @@ def test_a_scan_is_named_by_its_pseudonym_and_sent_on(job, tmp_path):
     assert outcome.entry.n_candidates == summary["candidate_count"] > 0
     assert (list(outcome.entry.first_ras_mm), outcome.entry.first_ml) == (first["peak_ras_mm"], first["volume_ml"])
     assert outcome.entry.p_value == first["p"]
+
+
+def test_slices_are_counted_along_the_axis_that_was_scored_whatever_the_order_in_the_file(job, tmp_path):
+    image = tiny_scan(0)
+    nib.save(image.as_reoriented(nib.io_orientation(image.affine)[[2, 0, 1]]), tmp_path / "turned.nii")
+    turned = nib.load(tmp_path / "turned.nii")
+    assert sorted(turned.shape) == [3, 100, 100]
+    assert turned.shape[2] != 3
+    outcome = score_one(replace(job, files=tmp_path / "turned.nii"))
+    assert outcome.entry.state is State.scored
+    assert outcome.entry.n_slices == 3
 
 
 def test_crashes_are_told_by_their_kind_alone(job, monkeypatch):

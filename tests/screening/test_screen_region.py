@@ -13,10 +13,14 @@ from command_line import klip_monai
 from mask_files import draw, in_box, write_nifti, write_seg_nrrd
 from monai.bundle import ConfigWorkflow
 from screen_runs import screen, tiny_scan
+from typer.testing import CliRunner
 
+from klip_monai.cli import app
 from klip_monai.errors import InputError
+from klip_monai.io.roi import Roi
 from klip_monai.screening.entry import State
 from klip_monai.screening.ledger import FILE_NAME, Ledger
+from klip_monai.screening.masks import NO_MASK, mask_hash
 
 BOX = ((-60.0, 40.0), (-50.0, 50.0), (10.0, 30.0))
 
@@ -83,6 +87,61 @@ def test_a_mask_that_comes_later_is_taken_up_on_retry(scans, names, masks, quick
 
 def as_segment(drawn) -> tuple[list[np.ndarray], np.ndarray]:
     return [drawn.values], drawn.affine
+
+
+def scores(output: Path) -> dict[str, float | None]:
+    with Ledger(output / FILE_NAME) as ledger:
+        return {entry.name: entry.scan_score for entry in ledger.entries()}
+
+
+def test_a_mask_that_is_edited_elsewhere_or_gone_is_noticed(scans, names, masks, quick_bundle, tmp_path):
+    write_nifti(masks / f"{names[1]}.nii.gz", draw((5, 5, 5), box=BOX, value=5))
+    output, roi = tmp_path / "out", ("--roi", masks)
+    assert screen(scans, output, quick_bundle, *roi).exit_code == 0
+    first = scores(output)
+    with Ledger(output / FILE_NAME) as ledger:
+        before = list(ledger.entries())
+    assert screen(scans, output, quick_bundle, *roi).exit_code == 0
+    with Ledger(output / FILE_NAME) as ledger:
+        assert list(ledger.entries()) == before  # times, too
+
+    other = ((-10.0, 20.0), (-30.0, 0.0), (10.0, 30.0))
+    write_nifti(masks / f"{names[0]}.nii.gz", draw((5, 5, 5), box=other, value=5))
+    assert "1 series" in screen(scans, output, quick_bundle, *roi, "--dry-run").output.splitlines()[0]
+    assert screen(scans, output, quick_bundle, *roi).exit_code == 0
+    edited = scores(output)
+    assert edited[names[0]] != first[names[0]]
+    assert edited[names[1]] == first[names[1]]
+
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(masks, elsewhere)
+    shutil.copy(masks / f"{names[0]}.nii.gz", elsewhere / f"{names[1]}.nii.gz")
+    (elsewhere / f"{names[0]}.nii.gz").unlink()
+    assert screen(scans, output, quick_bundle, "--roi", elsewhere).exit_code == 3
+    assert states(output)[names[0]] == (State.refused, "no mask of the region")
+    assert scores(output)[names[1]] not in (None, first[names[1]])
+    shutil.copy(masks / f"{names[0]}.nii.gz", elsewhere)
+    assert screen(scans, output, quick_bundle, "--roi", elsewhere, "--retry").exit_code == 0
+    assert scores(output)[names[0]] == edited[names[0]]
+
+
+def test_the_hash_of_a_mask_is_of_its_data_files_too(tmp_path):
+    header, masks = tmp_path / "ct-a.mhd", Roi(tmp_path)
+    assert mask_hash(masks, "1.2.3#1", "ct-a") == NO_MASK
+    seen = set()
+    for place, text in enumerate(("ElementDataFile = ct-a.raw\n", "ElementDataFile = LIST\nct-a.raw\n")):
+        header.write_text(text)
+        for data in (b"1", b"2"):
+            (tmp_path / "ct-a.raw").write_bytes(data)
+            seen.add(mask_hash(masks, "1.2.3#1", "ct-a"))
+        assert len(seen) == 2 * (place + 1)
+    header.write_text("ElementDataFile = slice%02d.raw 1 2 1\n")
+    for data in (b"1", b"2"):
+        (tmp_path / "slice02.raw").write_bytes(data)
+        seen.add(mask_hash(masks, "1.2.3#1", "ct-a"))
+    assert len(seen) == 6
+    (tmp_path / "1.2.3.nii.gz").write_bytes(b"")
+    assert mask_hash(masks, "1.2.3#1", "ct-a") == NO_MASK  # two
 
 
 def test_a_mask_that_cannot_be_used_is_a_reason_of_its_own(scans, names, masks, quick_bundle, tmp_path):
@@ -158,6 +217,15 @@ def test_a_region_of_raw_data_is_refused(tmp_path):
     refused = klip_monai("score", "--sinogram", tmp_path / "a.npy", "-o", tmp_path / "out", "--roi", "liver.nii.gz")
     assert refused.returncode == 2
     assert "--roi" in refused.stderr
+
+
+@pytest.mark.parametrize("option", [("--null", "context"), ("--no-sharp",), ("--roi", ""), ("--hu-window", "")])
+def test_what_raw_data_has_no_use_for_is_refused_and_not_left_unsaid(option, tmp_path):
+    command = ["score", "--sinogram", str(tmp_path / "a.npy"), "-o", str(tmp_path / "out"), *option]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, InputError)
+    assert "leave out" in str(refused.exception)
+    assert option[0].replace("--no-", "--") in str(refused.exception)
 
 
 def test_a_mask_that_is_not_there_is_refused_before_the_scan_is_read(tmp_path):

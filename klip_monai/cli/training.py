@@ -36,7 +36,7 @@ from klip_monai.errors import InputError
 from klip_monai.io.atomic import check_writable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from klip_monai.calibration import Scan
     from klip_monai.standard import PriorGrid
@@ -61,6 +61,10 @@ def calibrate(
         typer.Option(
             min=3, help="Slices of each phantom, or run of the slice set.  \\[default: 24 of a phantom, all of a group]"
         ),
+    ] = None,
+    most_slices: Annotated[
+        int | None,
+        typer.Option(min=3, help="Take so many slices of a scan at most, from its middle.  \\[default: all]"),
     ] = None,
     clipped: Annotated[
         list[str] | None,
@@ -143,13 +147,13 @@ def calibrate(
     with progress_bar() as bar:
         fitted = None
         if by_context:
-            others, number = _null_scans(null_scans, slice_set, null_split or ["train"], parts["grid"])
+            others, number = _null_scans(null_scans, slice_set, null_split or ["train"], parts["grid"], most_slices)
             fitted = fit_null(score, bar.track(others, total=number, description="scans for the null"))
         reference = make_reference(
             score,
-            bar.track(of_other_people(sources), total=total, description="healthy scans"),
+            bar.track(_at_most(of_other_people(sources), most_slices), total=total, description="healthy scans"),
             settings=parts["settings"],
-            description=" and ".join(what),
+            description=_described(what, most_slices),
             null=fitted,
         )
     target = output or info.root / "models" / "id_reference" / f"{reference.key}.json"
@@ -169,10 +173,10 @@ def _check_json(path: Path) -> None:
 
 
 def _null_scans(
-    folder: Path | None, slice_set: Path | None, split: list[str], grid: PriorGrid
+    folder: Path | None, slice_set: Path | None, split: list[str], grid: PriorGrid, most_slices: int | None
 ) -> tuple[Iterator[Scan], int]:
     """What a null is fitted to, and how many scans that are."""
-    from klip_monai.calibration import NULL_SLICES, healthy_scans, middle_slices, set_scans, standardized
+    from klip_monai.calibration import NULL_SLICES, healthy_scans, set_scans, standardized
     from klip_monai.training import SliceSet
 
     if folder is not None:
@@ -187,7 +191,20 @@ def _null_scans(
             "--null context: got nothing to fit it to; give --null-scans FOLDER with healthy scans of other people, or "
             "--null contrast"
         )
-    return (middle_slices(scan, NULL_SLICES) for scan in scans), number
+    return _at_most(scans, min(NULL_SLICES, most_slices or NULL_SLICES)), number
+
+
+def _described(sources: list[str], most_slices: int | None) -> str:
+    """What the healthy scans are."""
+    said = " and ".join(sources)
+    return said if most_slices is None else f"at most {most_slices} slices from the middle of {said}"
+
+
+def _at_most(scans: Iterable[Scan], slices: int | None) -> Iterator[Scan]:
+    """The scans, or so many slices from the middle of each."""
+    from klip_monai.calibration import middle_slices
+
+    return (scan if slices is None else middle_slices(scan, slices) for scan in scans)
 
 
 @app.command()

@@ -90,6 +90,7 @@ def closing_panel(candidates: list[dict[str, object]]) -> str:
         "worst": {"voxel": [3, 4, 5], "ras_mm": [-1.0, 2.0, 3.0]},
         "candidates": candidates,
         "candidate_count": len(candidates),
+        "region": None,
         "p_and_q": "p: how likely. q: how false.",
         "files": {},
     }

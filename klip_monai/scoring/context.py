@@ -84,14 +84,14 @@ class ContextNull:
         contrast: what is expected by local contrast; also has the average density of all healthy pixels, and how much
             of what is expected a calibrated map is relieved of, as an exponent for either.
         sharp: see :class:`klip_monai.scoring.ExpectedDensity`.
-        network_sha256: hash of the network, which a reference that was read for its scores only does not have.
+        network_sha256: hash of the network where that was left out, as where scores only are read.
     """
 
     network: ContextNetwork
     pixel_mm: float
     contrast: ExpectedDensity
-    sharp: float | None
-    network_sha256: str
+    sharp: float | None = None
+    network_sha256: str = ""
 
     @classmethod
     def fit(cls, scans: Iterable[HealthyScan], *, pixel_mm: float, strength: float, seed: int = 0) -> ContextNull:
@@ -126,12 +126,12 @@ class ContextNull:
         features, scored = (torch.cat(parts) for parts in zip(*chosen, strict=True))
         network = _fitted(features, scored, generator=generator)
         contrast = ExpectedDensity.fit(reduce(add, sums), contrast_px=around_px, strength=strength)
-        return cls(network, pixel_mm, contrast, None, _hash(network))
+        return cls(network, pixel_mm, contrast)
 
     def describe(self) -> dict[str, Any]:
         """All of it but the network, JSON-able, and a hash of that."""
         values = {"pixel_mm": self.pixel_mm, "contrast": self.contrast.describe(), "sharp": self.sharp}
-        return {"null": "context", **values, "network_sha256": self.network_sha256}
+        return {"null": "context", **values, "network_sha256": self.network_sha256 or _hash(self.network)}
 
     def save(self, path: Path) -> None:
         """Write the network as safetensors."""
@@ -150,7 +150,8 @@ class ContextNull:
         if path is not None and _hash(network) != described["network_sha256"]:
             raise BundleError(f"{path}: not the network that the reference beside it was made with; restore both")
         contrast = ExpectedDensity.of(described["contrast"])
-        return cls(network.eval(), described["pixel_mm"], contrast, described["sharp"], described["network_sha256"])
+        left_out = described["network_sha256"] if path is None else ""
+        return cls(network.eval(), described["pixel_mm"], contrast, described["sharp"], left_out)
 
     def heatmap(
         self, density: torch.Tensor, images: torch.Tensor, *, body: torch.Tensor, noise_left: torch.Tensor

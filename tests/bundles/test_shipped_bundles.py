@@ -99,9 +99,16 @@ def test_monai_bundle_run_writes_what_klip_monai_score_writes(elsewhere, small_c
 REFERENCES = {
     "klip_ct_abdomen": [
         {"preset": preset, "operator#name": operator, "inferer#sharp": sharp}
-        for preset in ("fast", "default", "thorough")
-        for operator in ("identity", "sparse_view")
+        for preset, operator in (
+            *[(preset, "identity") for preset in ("fast", "default", "thorough")],
+            *[(preset, "sparse_view") for preset in ("fast", "default")],
+        )
         for sharp in (False, True)
+    ]
+    + [
+        {"operator#name": operator, "inferer#null": null}
+        for operator in ("identity", "sparse_view")
+        for null in ("contrast", "none")
     ],
     "klip_ct_phantom": [
         {},
@@ -218,7 +225,7 @@ def test_a_bundle_whose_network_has_one_precision_refuses_the_other(tmp_path):
         parts_of(str(bundle), "network", precision="bfloat16")
 
 
-@pytest.mark.parametrize(("name", "tolerance"), [("klip_ct_abdomen", 0.005), ("klip_ct_phantom", 0.02)])
+@pytest.mark.parametrize(("name", "tolerance"), [("klip_ct_abdomen", 0.01), ("klip_ct_phantom", 0.02)])
 def test_references_hold_in_either_precision(name, tolerance):
     # Another draw of the noise changes a map by a fifth. Where a posterior sample is drawn, as by the phantom bundle,
     # rounding grows from step to step.

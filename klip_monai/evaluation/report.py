@@ -42,8 +42,8 @@ FIGURES = (
     "threshold that is best for them; Dice: above the 99.9 % quantile of healthy in-body pixels. Slice-level: AUROC of "
     "the slice score, by default the in-body maximum, healthy against anomalous; AP: its average precision; FPR95: "
     "share of healthy slices called where 95 % of the anomalous ones are; sensitivity: share of anomalous slices found "
-    "at a specificity of 95 %. Calibrated: divided by what healthy tissue of the same local contrast scores in other "
-    "patients. NFE: network passes a slice. In brackets 95 % bootstrap intervals over patients."
+    "at a specificity of 95 %. Calibrated: relieved of what the setting's null expects of healthy "
+    "tissue. NFE: network passes a slice. In brackets 95 % bootstrap intervals over patients."
 )
 """What the figures of a slice study mean."""
 

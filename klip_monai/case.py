@@ -193,8 +193,8 @@ def remarks(slices: int, reference: IDReference) -> list[str]:
     if slices <= 1.5 * reference.slices:
         return []
     return [
-        f"p-value: got {slices} slices, the reference's healthy scans have {reference.slices}. The highest of more "
-        "slices is higher by chance, so p is too small; calibrate with scans of this length."
+        f"p-value: got {slices} slices, the reference's healthy scans have {reference.slices} (median). The highest of "
+        "more slices is higher by chance, so p is too small; calibrate with scans of this length."
     ]
 
 

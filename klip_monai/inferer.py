@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
@@ -19,12 +18,11 @@ from klip_monai.physics import LinearOperator, Measurement, Noise
 from klip_monai.prior import Denoiser, log_sigmas
 from klip_monai.prior.within_body import Box, InBoxes, boxes_of
 from klip_monai.sampling import Callback, ConjugateGradientPosterior, Step, posterior_sample, prior_sample, renoise
-from klip_monai.scan_reading import ScanReading
+from klip_monai.scan_reading import ScanReading, distances_of
 from klip_monai.scoring import AlongScan, KLAccumulator, Moves, SliceMoves, over_twins, smooth
 from klip_monai.scoring.moves import check_slice_mm
 from klip_monai.slice_batches import Work, adds_in_one_order, in_batches, shows_body
 from klip_monai.slice_generator import SliceGenerator
-from klip_monai.standard import slice_distance
 
 __all__ = ["ESTIMATORS", "NULLS", "KLIPInferer", "Work"]
 
@@ -77,7 +75,7 @@ class KLIPInferer(InfererSettings, Inferer):
             maps = torch.stack(
                 [
                     self._maps(scan.movedim(-1, 0), network, slice_mm=apart).movedim(0, -1)
-                    for scan, apart in zip(plain, _apart(inputs, slice_mm), strict=True)
+                    for scan, apart in zip(plain, distances_of(inputs, slice_mm), strict=True)
                 ]
             )
         else:
@@ -399,11 +397,3 @@ class KLIPInferer(InfererSettings, Inferer):
             for _ in range(self.draws):
                 renoise(posterior, x0, sigmas=self.edges, generator=generator, callback=report, crossed=self.crossed)
         return x0.unflatten(0, (len(measurement.y), self.samples))[:, :, 0]
-
-
-def _apart(stacked: torch.Tensor, slice_mm: float | None) -> list[float | None]:
-    """Distance of the slices of each of (B, 1, H, W, Z): the one that is given, or what a MetaTensor says."""
-    if slice_mm is not None or not isinstance(stacked, MetaTensor):
-        return [slice_mm] * len(stacked)
-    affines = stacked.affine.reshape(-1, 4, 4)
-    return [slice_distance(affine.cpu().numpy()) for affine in affines.expand(len(stacked), 4, 4)]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from monai.data import MetaTensor
 
 from klip_monai.scoring import AlongScan, SliceMoves, smooth
+from klip_monai.standard import slice_distance
 
 
 class ScanReading:
@@ -57,3 +59,11 @@ class ScanReading:
         assert like is not None  # the last slice to come had something in it
         near = replace(like, values=mean[None], sharp=self.maps[z, None, 1:] if self._sharp else None)
         return smooth(near.map(twin_smoothing_px=self._twin_smoothing_px), sigma_px=self._smoothing_px)[0]
+
+
+def distances_of(stacked: torch.Tensor, slice_mm: float | None) -> list[float | None]:
+    """Distance in mm of the slices of each of (B, 1, H, W, Z): what is given, or what a MetaTensor's affine says."""
+    if slice_mm is not None or not isinstance(stacked, MetaTensor):
+        return [slice_mm] * len(stacked)
+    affines = stacked.affine.reshape(-1, 4, 4)
+    return [slice_distance(affine.cpu().numpy()) for affine in affines.expand(len(stacked), 4, 4)]

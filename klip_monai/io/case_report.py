@@ -174,7 +174,7 @@ class CaseReport:
                 if name in origin
             ),
             "ID reference": f"{reference['healthy_scans']} scans of {reference['healthy_people']} people, "
-            f"{reference['slices_per_healthy_scan']} slices each, "
+            f"{reference['slices_per_healthy_scan']} slices in the median, "
             f"{reference['description']}",
             "Scan": f"{source['format']}, {' x '.join(map(str, source['shape']))} voxels of "
             f"{' x '.join(f'{mm:.3g}' for mm in source['spacing_mm'])} mm",

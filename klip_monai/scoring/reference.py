@@ -59,7 +59,7 @@ class IDReference:
         scan_scores: highest in-body heat map value of each healthy scan, nats per pixel, ascending.
         suspicious: threshold of label 1, nats per pixel: the 99.9 % quantile of healthy in-body pixels.
         strong: threshold of label 2, nats per pixel: the 95 % quantile of ``scan_scores``.
-        slices: number of slices of each reference scan (the maximum over more slices is higher).
+        slices: median number of slices of the reference scans (the maximum over more slices is higher).
         description: what the healthy scans were.
         patients: number of the person that each of ``scan_scores`` is of; empty if each is of another.
         peaks: of each healthy scan, in the order of ``scan_scores``, the highest value of each of its candidates, see

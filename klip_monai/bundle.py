@@ -6,7 +6,6 @@ Finding them imports neither PyTorch nor MONAI, so that a misspelt name costs no
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
 
     from klip_monai.inferer import KLIPInferer
+    from klip_monai.io.summary import Provenance
     from klip_monai.scoring import IDReference
     from klip_monai.standard import PriorGrid
 
@@ -135,31 +135,8 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
         **overrides,
     )
     _check_preset(bundle, workflow.parser, overrides.get("preset"))
-    if overrides.get("roi"):
-        check_takes_regions(bundle, workflow.parser)
     _set_precision(bundle, workflow.parser, precision)
     return workflow
-
-
-def literal(text: str) -> str:
-    """A configuration's value for a text that MONAI's parser must read nothing into, as into the # or @ of a path."""
-    return f"$bytes.fromhex('{os.fsencode(text).hex()}').decode('utf-8', 'surrogateescape')"
-
-
-def check_takes_regions(bundle: BundleInfo, parser: ConfigParser) -> None:
-    """Refuse a configuration that would score the whole scan, as it does not know of regions.
-
-    Raises:
-        BundleError: for one that was copied before there were regions.
-    """
-    steps = (f"{name}#transforms" for name in ("preprocessing", "postprocessing"))
-    there = [str(step.get("_target_", "")).rpartition(".")[2] for name in steps for step in parser.get(name, [])]
-    missing = [name for name in ("LoadRegiond", "WithinRegiond") if name not in there]
-    if missing or "roi" not in str(parser.get("dataset#data", "")):
-        raise BundleError(
-            f"--roi: got it with the bundle {bundle.name}, whose inference.json takes no region, expected the steps "
-            "LoadRegiond and WithinRegiond, and roi in its dataset; take them over from a bundle that is shipped"
-        )
 
 
 def _check_preset(bundle: BundleInfo, parser: ConfigParser, preset: str | None) -> None:
@@ -185,32 +162,30 @@ def provenance(
     device: Any,
     network: object = None,
     preset: str | None = None,
-) -> dict[str, Any]:
+) -> Provenance:
     """How scores were made, for the summary.
 
     Args:
         root: folder of the bundle.
-        settings: everything that the scores depend on, but for rounding.
+        settings: everything that the scores depend on, but for rounding; JSON-able.
         seed: of all noise.
         device: where they were made.
         network: what made them; its precision is noted.
         preset: name of the bundle's settings.
-
-    Returns:
-        Bundle and what it is meant for, settings with their key, seed, preset, device and precision; JSON-able.
     """
+    from klip_monai.io.summary import Provenance
     from klip_monai.prior.precision import precision_of
     from klip_monai.scoring import settings_key
 
     info = bundle_info(Path(root).resolve())
-    return {
-        "bundle": info.name,
-        "bundle_version": info.version,
-        "intended_use": info.intended_use,
-        "key": settings_key(settings),
-        "settings": dict(settings),
-        "seed": seed,
-        "preset": preset,
-        "device": str(device),
-        "precision": precision_of(network, device),
-    }
+    return Provenance(
+        bundle=info.name,
+        bundle_version=info.version,
+        intended_use=info.intended_use,
+        key=settings_key(settings),
+        settings=dict(settings),
+        seed=seed,
+        preset=preset,
+        device=str(device),
+        precision=precision_of(network, device),
+    )

@@ -14,10 +14,10 @@ from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.io.dicom_source import person_of
 from klip_monai.phantom import random_scan
+from klip_monai.scan import Scorer
 from klip_monai.scoring import ContextNull, HealthyScan, IDReference, Places, contrast_px, local_contrast, with_sharp
 from klip_monai.standard import PriorGrid, body_of, slice_distance, standard_slices
 from klip_monai.training import SliceSet
-from klip_monai.transforms import KLIPScore
 
 REFERENCE_SEED = 50_000
 """First phantom of an ID reference; training, validation and evaluation use other seeds."""
@@ -116,7 +116,7 @@ def middle_slices(scan: Scan, most: int) -> Scan:
     return replace(scan, images=scan.images[some], body=scan.body[some])
 
 
-def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
+def fit_null(score: Scorer, scans: Iterable[Scan]) -> ContextNull:
     """Fit a null to the densities of healthy scans.
 
     Each is read in the plane and, where its slices' distance is known, in space too, so that the null knows what a mean
@@ -144,7 +144,7 @@ def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
 
 
 def calibrate(
-    score: KLIPScore,
+    score: Scorer,
     scans: Iterable[Scan],
     *,
     settings: Mapping[str, Any],

@@ -21,7 +21,7 @@ from klip_monai.sampling import Callback, ConjugateGradientPosterior, Step, post
 from klip_monai.scan_reading import ScanReading, distances_of
 from klip_monai.scoring import AlongScan, KLAccumulator, Moves, SliceMoves, over_twins, smooth
 from klip_monai.scoring.moves import check_slice_mm
-from klip_monai.slice_batches import Work, adds_in_one_order, in_batches, shows_body
+from klip_monai.slice_batches import Progress, Work, adds_in_one_order, in_batches, shows_body
 from klip_monai.slice_generator import SliceGenerator
 
 __all__ = ["ESTIMATORS", "NULLS", "KLIPInferer", "Work"]
@@ -47,6 +47,7 @@ class KLIPInferer(InfererSettings, Inferer):
         *args: Any,
         places: Sequence[int] | None = None,
         slice_mm: float | None = None,
+        progress: Progress | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Map the KL density.
@@ -59,6 +60,7 @@ class KLIPInferer(InfererSettings, Inferer):
                 on; they may come from several volumes, and each is read by itself.
             slice_mm: distance of neighbouring slices, mm. None: that of a MetaTensor (B, 1, H, W, Z), if its affine
                 says so; other slices, and those of a tilted gantry, are read each by itself.
+            progress: called with (slices done, slices in all) after some slices each.
             **kwargs: ignored.
 
         Returns:
@@ -74,12 +76,12 @@ class KLIPInferer(InfererSettings, Inferer):
         if plain.ndim == 5:
             maps = torch.stack(
                 [
-                    self._maps(scan.movedim(-1, 0), network, slice_mm=apart).movedim(0, -1)
+                    self._maps(scan.movedim(-1, 0), network, slice_mm=apart, progress=progress).movedim(0, -1)
                     for scan, apart in zip(plain, distances_of(inputs, slice_mm), strict=True)
                 ]
             )
         else:
-            maps = self._maps(plain, network, places=places, slice_mm=slice_mm)
+            maps = self._maps(plain, network, places=places, slice_mm=slice_mm, progress=progress)
         # Stays a MetaTensor, so that it can be inverted; nats would not fit the float16 that slices may come in.
         result: torch.Tensor = convert_to_dst_type(maps, inputs, dtype=maps.dtype)[0]
         return result
@@ -91,27 +93,37 @@ class KLIPInferer(InfererSettings, Inferer):
         *,
         places: Sequence[int] | None = None,
         slice_mm: float | None,
+        progress: Progress | None = None,
     ) -> torch.Tensor:
         """Smoothed map of (B, 1, H, W), some slices at a time; (B, 2, H, W) if ``sharp``."""
         if places is None and slice_mm is not None and (self.lowpass_z_mm or self.smoothing_z_mm):
-            return self.maps(slices, network, slice_mm=[slice_mm])[0]
+            return self.maps(slices, network, slice_mm=[slice_mm], progress=progress)[0]
         maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
 
         def score(images: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
             return smooth(self.map(images, network, generator=generator), sigma_px=self.smoothing_px)
 
-        with self.batches(slices, score, places=places, any_number=adds_in_one_order(network)) as each:
+        any_number = adds_in_one_order(network)
+        with self.batches(slices, score, places=places, any_number=any_number, progress=progress) as each:
             for members, scored in each:
                 maps[members] = scored
         return maps
 
-    def maps(self, slices: torch.Tensor, network: Denoiser, *, slice_mm: Sequence[float | None]) -> list[torch.Tensor]:
+    def maps(
+        self,
+        slices: torch.Tensor,
+        network: Denoiser,
+        *,
+        slice_mm: Sequence[float | None],
+        progress: Progress | None = None,
+    ) -> list[torch.Tensor]:
         """Smoothed maps of a scan's slices as they would be at several distances, for the passes of one.
 
         Args:
             slices: neighbouring standard slices, float32 (Z, 1, H, W) in [-1, 1].
             network: the prior.
             slice_mm: distances, mm; None reads each slice by itself.
+            progress: called with (slices done, slices in all) after some slices each.
 
         Returns:
             For each distance float32 (Z, 1, H, W), or (Z, 2, H, W) if ``sharp``, nats per pixel.
@@ -143,7 +155,7 @@ class KLIPInferer(InfererSettings, Inferer):
                 if not shows_body(slices[z]):
                     for reading in readings:
                         reading.take(z, None)
-            with self.batches(slices, moves, any_number=adds_in_one_order(network)) as each:
+            with self.batches(slices, moves, any_number=adds_in_one_order(network), progress=progress) as each:
                 for members, kept in each:
                     for row, z in enumerate(members):
                         for reading in readings:
@@ -157,6 +169,7 @@ class KLIPInferer(InfererSettings, Inferer):
         *,
         places: Sequence[int] | None = None,
         any_number: bool = False,
+        progress: Progress | None = None,
     ) -> AbstractContextManager[Iterator[tuple[list[int], Work]]]:
         """Do a piece of work on some slices at a time: on a CPU side by side, each on a core of its own.
 
@@ -166,6 +179,7 @@ class KLIPInferer(InfererSettings, Inferer):
                 a tensor (N, ...) or `SliceMoves`.
             places: index of each slice in its volume; None: their order.
             any_number: the network adds in one order for any number of slices, as a U-Net in boxes does.
+            progress: called with (slices done, slices in all) after some slices each.
 
         Returns:
             A context that gives which slices, and what the work gave for them, as they are done. Slices of nothing but
@@ -180,7 +194,7 @@ class KLIPInferer(InfererSettings, Inferer):
             places=places,
             any_number=in_boxes,
             on_gpu=max(1, self.batch_size // self.samples),
-            progress=self.progress,
+            progress=progress,
         )
 
     def noise_left(self, slices: int, *, slice_mm: float | None) -> torch.Tensor:

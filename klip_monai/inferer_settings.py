@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -80,7 +81,6 @@ class InfererSettings:
         seed: of measurement noise and sampling. The noise of a slice follows from it and from the slice's place in its
             volume: the same seed, weights, precision and device give the same map, on a CPU to the last bit whatever
             else is scored and with however many threads.
-        progress: called with (slices done, slices in all) after each batch.
 
     Raises:
         ValueError: for an unknown estimator or an impossible setting.
@@ -121,7 +121,6 @@ class InfererSettings:
         body_margin_px: int | None = None,
         batch_size: int = 16,
         seed: int = 0,
-        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self._given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
@@ -171,7 +170,7 @@ class InfererSettings:
         self.skin_px, self.sharp = float(skin_px), sharp
         self.noise_px, self.body_margin_px = float(noise_px), body_margin_px
         self.twins, self.twin_sigma, self.twin_smoothing_px = twins, twin_sigma, twin_smoothing_px
-        self.batch_size, self.seed, self.progress = batch_size, seed, progress
+        self.batch_size, self.seed = batch_size, seed
 
     @property
     def passes(self) -> int:
@@ -205,6 +204,10 @@ class InfererSettings:
         share = math.log(self.twin_sigma / self.sigma_min) / math.log(self.sigma_max / self.sigma_min)
         levels = max(2, round(share * self.sampler_levels))
         return [float(s) for s in log_sigmas(levels, sigma_max=self.twin_sigma, sigma_min=self.sigma_min)]
+
+
+SETTINGS = tuple(name for name in signature(InfererSettings.__init__).parameters if name not in ("self", "operator"))
+"""Names of all settings but the operator."""
 
 
 def _edges(window: Window, levels: int | Sequence[float]) -> list[float]:

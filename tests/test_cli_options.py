@@ -6,15 +6,16 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from klip_monai.bundle import find_bundle, open_workflow
-from klip_monai.cli.options import Operator, check_measurement, overrides_of
+from klip_monai.cli.options import Operator, _flag, overrides_of
 from klip_monai.errors import InputError
 from klip_monai.physics.factory import OPERATORS
+from klip_monai.scan.overrides import check_measurement
 
 
 def workflow(operator: str | None, *settings: str) -> ConfigWorkflow:
     overrides = overrides_of(operator and Operator(operator), settings=settings)
     opened = open_workflow(find_bundle("klip_ct_phantom"), "inference.json", kind="inference", **overrides)
-    check_measurement(opened, overrides)
+    check_measurement(opened.parser, overrides, called=_flag)
     return opened
 
 

@@ -384,8 +384,8 @@ def test_slices_of_air_cost_no_pass_and_score_nothing():
     images = torch.cat([slices(2), torch.full((3, 1, *SHAPE), -1.0)])[[2, 0, 3, 1, 4]]
     network, seen = CountingDenoiser(), []
     options = {"operator": Identity(SHAPE), "sampler_levels": 0}
-    one = inferer(**options, progress=lambda done, total: seen.append((done, total)))
-    maps = one(images, network)
+    one = inferer(**options)
+    maps = one(images, network, progress=lambda done, total: seen.append((done, total)))
     assert network.slices == 2 * one.passes
     assert float(maps[[0, 2, 4]].abs().max()) == 0 < float(maps[[1, 3]].min(dim=3)[0].max())
     assert seen[-1] == (5, 5)

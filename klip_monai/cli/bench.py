@@ -59,7 +59,7 @@ def bench(
     from klip_monai import benchmarks
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.io.atomic import check_writable
-    from klip_monai.io.summary import write_summary
+    from klip_monai.io.strict_json import write_json
 
     chosen = benchmarks.sections_of(sections or [])
     for option, value in (("--input", series), ("--against", against)):
@@ -101,7 +101,7 @@ def bench(
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         rows = [{"section": name, "device": where, **asdict(row)} for name, where, found in measured for row in found]
-        write_summary(json, {"machine": asdict(machine), "bundle": f"{info.name} {info.version}", "rows": rows})
+        write_json(json, {"machine": asdict(machine), "bundle": f"{info.name} {info.version}", "rows": rows})
         err.print(escape(str(json)), soft_wrap=True)
 
 

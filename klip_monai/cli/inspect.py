@@ -38,6 +38,6 @@ def inspect(
     if left:
         out.print("passed over: " + ", ".join(f"{count} x {escape(what)}" for what, count in left.items()))
     if json is not None:
-        from klip_monai.io.summary import write_summary
+        from klip_monai.io.strict_json import write_json
 
-        write_summary(json, index.describe())
+        write_json(json, index.describe())

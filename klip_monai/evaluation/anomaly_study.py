@@ -15,8 +15,9 @@ from klip_monai.errors import InputError
 from klip_monai.evaluation.anomalies import Stars, Tumours
 from klip_monai.evaluation.method import Method
 from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Readings
-from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
+from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study
 from klip_monai.prior import Denoiser
 from klip_monai.scoring import ContextNull
 from klip_monai.standard import PriorGrid

@@ -12,9 +12,10 @@ from rich.progress import Progress
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomaly_study import with_anomalies
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Readings, spectra
 from klip_monai.evaluation.scored import score_slices
-from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
+from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study
 from klip_monai.evaluation.study_file import Entry, Study
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import log_sigmas

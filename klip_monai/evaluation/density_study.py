@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomaly_study import healthy_slices
-from klip_monai.evaluation.slice_study import study_progress
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.tables import save_report, table
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser

@@ -12,8 +12,9 @@ from rich.progress import Progress
 from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
 from klip_monai.evaluation.method import Method
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Readings
-from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
+from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study
 from klip_monai.phantom import random_scan
 from klip_monai.prior import Denoiser
 from klip_monai.standard import PriorGrid, resample_mask, standard_slices

@@ -137,7 +137,7 @@ def _runner(method: Method | Readings, network: Denoiser) -> Callable[[torch.Ten
     if isinstance(method, Readings):
         return lambda batch: {f"map {name}": maps for name, maps in method.densities(batch, network).items()}
     if isinstance(method, KLIPInferer):
-        plain = method.changed(smoothing_px=0.0, progress=None)
+        plain = method.changed(smoothing_px=0.0)
         return lambda batch: {"map ": plain(batch, network)}
     return lambda batch: {"map ": method(batch, network)}
 

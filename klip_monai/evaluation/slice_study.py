@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.method import Fitted, Method
@@ -146,12 +145,6 @@ class SliceStudy:
     block_px: int
     healthy: int
     anomalous: int
-
-
-def study_progress() -> Progress:
-    """The progress display of a study, on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
 
 
 def run_slice_study(

@@ -15,14 +15,15 @@ import torch
 from klip_monai.errors import InputError
 from klip_monai.evaluation.comparison import study_slices_of
 from klip_monai.evaluation.metrics import auroc, slice_scores
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Reading, Readings
 from klip_monai.evaluation.scored import score_slices
-from klip_monai.evaluation.slice_study import StudySlices, expected_density, study_progress
+from klip_monai.evaluation.slice_study import StudySlices, expected_density
 from klip_monai.evaluation.study_file import Entry, Study
 from klip_monai.evaluation.tables import table
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import publish
-from klip_monai.io.summary import write_summary
+from klip_monai.io.strict_json import write_json
 from klip_monai.prior import log_sigmas
 from klip_monai.scoring import Window, contrast_px, local_contrast, smooth
 from klip_monai.standard import PriorGrid, beneath_skin
@@ -212,7 +213,7 @@ def save_tuning(
         (staging / "tuning.md").write_text(tuning_to_markdown(settings, title=title), encoding="utf-8")
         (staging / "tuned.json").write_text(json.dumps(overlay, indent=4) + "\n", encoding="utf-8")
         content = {"settings": [asdict(setting) for setting in settings], "provenance": dict(provenance)}
-        write_summary(staging / "tuning.json", content)
+        write_json(staging / "tuning.json", content)
 
 
 def tuning_to_markdown(settings: Sequence[Setting], *, title: str) -> str:

@@ -18,6 +18,7 @@ from klip_monai.errors import InputError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.names import sinogram_name
 from klip_monai.io.sinogram import Sinogram, read_sinogram
+from klip_monai.io.summary import Provenance
 from klip_monai.phantom import random_scan
 from klip_monai.physics import (
     AttenuationScale,
@@ -30,7 +31,8 @@ from klip_monai.physics import (
     Tomography,
 )
 from klip_monai.prior import GaussianDenoiser
-from klip_monai.sinogram_case import NO_REFERENCE, measured_slice, score_sinogram
+from klip_monai.scan import Scorer
+from klip_monai.scan.sinogram_case import CG_ITERATIONS, NO_REFERENCE, measured_slice, score_sinogram
 from klip_monai.standard import AIR_HU, PriorGrid, standard_slices
 
 GRID = PriorGrid(image_shape=(32, 32), pixel_mm=12.0)
@@ -112,8 +114,13 @@ def test_the_map_is_that_of_the_slice_with_this_operator_and_noise():
     prior = GaussianDenoiser(mean=image, std=0.2)
     measured = measured_slice(sinogram(ellipse(hu=40, air_hu=AIR_HU), mu_window=WINDOW), GRID)
     options = {"window": (0.6, 0.1), "window_levels": 4, "sampler_levels": 10}
-    one = KLIPInferer(Identity((32, 32)), **options).with_operator(measured.operator, noise=measured.noise)
-    sample, heatmap = score_sinogram(measured, prior, one)
+    scorer = Scorer(
+        prior, KLIPInferer(Identity((32, 32)), **options), grid=GRID, provenance=Provenance("test", "0", "")
+    )
+    case = score_sinogram(sinogram(ellipse(hu=40, air_hu=AIR_HU), mu_window=WINDOW), scorer)
+    one = scorer.measuring(measured.operator, noise=measured.noise, cg_iterations=CG_ITERATIONS).inferer
+    assert case.provenance.settings == one.describe()
+    sample, heatmap = case.reconstruction, case.heatmap
     y = measured.operator.A(image)
     expected, samples = one.score_measurement(Measurement(y, measured.measurement.std), prior)
     inside = heatmap > 0

@@ -6,20 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from klip_monai.case import NOTICE, versions
 from klip_monai.errors import InputError
-from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import publish
 from klip_monai.io.overlay import write_heatmap, write_reconstruction
 from klip_monai.io.preview import write_sinogram_preview
 from klip_monai.io.sinogram import Sinogram
-from klip_monai.io.summary import write_summary
+from klip_monai.io.strict_json import write_json
+from klip_monai.io.summary import Provenance, RawData, SinogramSummary, Worst
 from klip_monai.phantom import axial_affine
 from klip_monai.physics import (
     AttenuationScale,
@@ -32,8 +30,9 @@ from klip_monai.physics import (
     Tomography,
     bounded_least_squares,
 )
-from klip_monai.prior import Denoiser
-from klip_monai.standard import PriorGrid, beneath_skin, body_mask
+from klip_monai.scan.scorer import Scorer
+from klip_monai.scan.summary import versions
+from klip_monai.standard import PriorGrid, body_mask
 
 CG_ITERATIONS = 15
 """Conjugate-gradient steps for raw data: many finely spaced rays need more than the few views that bundles simulate."""
@@ -192,35 +191,33 @@ class SinogramCase:
         reconstruction: posterior sample, float32 (H, W) in [-1, 1].
         heatmap: smoothed KL density, float32 (H, W), nats per pixel, 0 outside of the object and in the
             rim that the inferer leaves out.
-        provenance: bundle, weights hash and settings, JSON-able.
+        provenance: how the score was made.
     """
 
     measured: MeasuredSlice
     reconstruction: NDArray[np.float32]
     heatmap: NDArray[np.float32]
-    provenance: Mapping[str, Any]
+    provenance: Provenance
 
 
-def score_sinogram(
-    measured: MeasuredSlice, network: Denoiser, inferer: KLIPInferer, *, device: torch.device | str = "cpu"
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sample the posterior of a measured slice and map where it leaves the prior.
+def score_sinogram(sinogram: Sinogram, scorer: Scorer) -> SinogramCase:
+    """Sample the posterior of the slice that a sinogram measured, and map where it leaves the prior.
 
     Args:
-        measured: the slice.
-        network: the prior, on `device`.
-        inferer: with the operator and noise of `measured`, see :meth:`KLIPInferer.with_operator`.
-        device: where to compute.
+        sinogram: line integrals with their geometry.
+        scorer: the prior and how it is asked; the sinogram takes the place of its measurement.
 
-    Returns:
-        Posterior sample in [-1, 1] and heat map in nats per pixel, each float32 (H, W).
+    Raises:
+        InputError: see :func:`measured_slice`.
     """
-    y, std = measured.measurement.y.to(device), measured.measurement.std
-    std = std.to(device) if isinstance(std, torch.Tensor) else std
-    heatmap, samples = inferer.score_measurement(Measurement(y, std), network)
+    measured = measured_slice(sinogram, scorer.grid)
+    scorer = scorer.measuring(measured.operator, noise=measured.noise, cg_iterations=CG_ITERATIONS)
+    y, std = measured.measurement.y.to(scorer.device), measured.measurement.std
+    std = std.to(scorer.device) if isinstance(std, torch.Tensor) else std
+    heatmap, samples = scorer.inferer.score_measurement(Measurement(y, std), scorer.network)
     sample = samples[0, :1].clamp(-1, 1).cpu()
-    heatmap = heatmap.cpu() * beneath_skin(_object(sample[None], measured.scale), skin_px=inferer.skin_px)
-    return sample[0].numpy(), heatmap[0, 0].numpy()
+    heatmap = heatmap.cpu() * scorer.counted(_object(sample[None], measured.scale))
+    return SinogramCase(measured, sample[0].numpy(), heatmap[0, 0].numpy(), scorer.provenance)
 
 
 def sinogram_files(name: str) -> dict[str, str]:
@@ -234,14 +231,19 @@ def sinogram_files(name: str) -> dict[str, str]:
     return {kind: f"{name}_{ending}" for kind, ending in endings.items()}
 
 
-def save_sinogram_case(case: SinogramCase, output_dir: str | Path, *, overwrite: bool = False) -> dict[str, Any]:
+@dataclass(frozen=True)
+class SavedSinogram:
+    """A scored sinogram on disk: what was found, and where it is written, by kind."""
+
+    summary: SinogramSummary
+    files: Mapping[str, Path]
+
+
+def save_sinogram_case(case: SinogramCase, output_dir: str | Path, *, overwrite: bool = False) -> SavedSinogram:
     """Write reconstruction, heat map, preview and summary of a scored sinogram, or none of them.
 
     The reconstruction is in HU, or in attenuation per mm where the geometry gives a `mu_window`. Both volumes are
     (W, H, 1) on the grid of the prior, centred on the rotation axis.
-
-    Returns:
-        The summary, with the paths of the ``files``.
 
     Raises:
         OutputError: if the folder cannot be written to, or holds files of these names and `overwrite` is not asked
@@ -267,9 +269,8 @@ def save_sinogram_case(case: SinogramCase, output_dir: str | Path, *, overwrite:
             title=name,
             lines=_headlines(summary),
         )
-        write_summary(staging / names["summary"], summary)
-    summary["files"] = {kind: str(Path(output_dir) / file) for kind, file in names.items()}
-    return summary
+        write_json(staging / names["summary"], summary.to_json())
+    return SavedSinogram(summary, {kind: Path(output_dir) / file for kind, file in names.items()})
 
 
 def _affine(case: SinogramCase) -> NDArray[np.float64]:
@@ -287,35 +288,33 @@ def _physical(case: SinogramCase) -> tuple[NDArray[np.float32], str]:
     return (attenuation / sinogram.mu_water - 1) * 1000, "HU"
 
 
-def _summarize(case: SinogramCase) -> dict[str, Any]:
+def _summarize(case: SinogramCase) -> SinogramSummary:
     measured = case.measured
     sinogram, std = measured.sinogram, measured.measurement.std
     sample_misfit, deviations = _misfit(case)
     row, column = (int(i) for i in np.unravel_index(int(case.heatmap.argmax()), case.heatmap.shape))
-    return {
-        "notice": NOTICE,
-        "name": sinogram.name,
-        "source": {
-            "format": "sinogram",
-            "views": sinogram.line_integrals.shape[0],
-            "detectors": sinogram.line_integrals.shape[1],
-            "line_integrals": [float(sinogram.line_integrals.min()), float(sinogram.line_integrals.max())],
-            "attenuation": measured.scale.describe(),
-            "noise": measured.noise.describe(),
-            "noise_std": float(torch.as_tensor(std).mean() / measured.scale.unit(measured.operator)),
-            "misfit": {"least_squares": measured.misfit, "posterior_sample": sample_misfit},
-        },
-        "affine_ras_mm": _affine(case).tolist(),
-        "reconstruction_unit": _physical(case)[1],
-        "unit": _UNIT,
-        "slice_score": float(case.heatmap.max()),
-        "worst": {"voxel": [column, row, 0], "ras_mm": (_affine(case) @ [column, row, 0, 1])[:3].tolist()},
-        "p_value": None,
-        "thresholds": None,
-        "remarks": [*measured.remarks, *_sample_remarks(deviations)],
-        "provenance": dict(case.provenance),
-        "versions": versions(),
-    }
+    affine = _affine(case)
+    return SinogramSummary(
+        name=sinogram.name,
+        source=RawData(
+            format="sinogram",
+            views=sinogram.line_integrals.shape[0],
+            detectors=sinogram.line_integrals.shape[1],
+            line_integrals=(float(sinogram.line_integrals.min()), float(sinogram.line_integrals.max())),
+            attenuation=measured.scale.describe(),
+            noise=measured.noise.describe(),
+            noise_std=float(torch.as_tensor(std).mean() / measured.scale.unit(measured.operator)),
+            misfit={"least_squares": measured.misfit, "posterior_sample": sample_misfit},
+        ),
+        affine_ras_mm=tuple(map(tuple, affine.tolist())),
+        reconstruction_unit=_physical(case)[1],
+        unit=_UNIT,
+        slice_score=float(case.heatmap.max()),
+        worst=Worst((column, row, 0), tuple((affine @ [column, row, 0, 1])[:3].tolist()), (0,)),
+        remarks=(*measured.remarks, *_sample_remarks(deviations)),
+        provenance=case.provenance,
+        versions=versions(),
+    )
 
 
 def _misfit(case: SinogramCase) -> tuple[float, float]:
@@ -337,13 +336,13 @@ def _sample_remarks(deviations: float) -> list[str]:
     ]
 
 
-def _headlines(summary: Mapping[str, Any]) -> Sequence[str]:
-    source, provenance = summary["source"], summary["provenance"]
+def _headlines(summary: SinogramSummary) -> Sequence[str]:
+    source, provenance = summary.source, summary.provenance
     return [
-        f"Highest KL density {summary['slice_score']:.3g} {_UNIT}",
-        f"Noise {source['noise_std']:.2g} in line integrals up to {source['line_integrals'][1]:.3g}; unexplained by "
-        f"least squares {source['misfit']['least_squares']:.1%}, by the posterior sample "
-        f"{source['misfit']['posterior_sample']:.1%}",
-        f"Prior {provenance['bundle']} {provenance['bundle_version']}",
-        *summary["remarks"],
+        f"Highest KL density {summary.slice_score:.3g} {_UNIT}",
+        f"Noise {source.noise_std:.2g} in line integrals up to {source.line_integrals[1]:.3g}; unexplained by "
+        f"least squares {source.misfit['least_squares']:.1%}, by the posterior sample "
+        f"{source.misfit['posterior_sample']:.1%}",
+        f"Prior {provenance.bundle} {provenance.bundle_version}",
+        *summary.remarks,
     ]

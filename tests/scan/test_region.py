@@ -13,24 +13,25 @@ from ct_files import write_series
 from mask_files import Drawn, assert_in_box, draw, in_box, write_dicom_seg, write_nifti
 from monai.data import DataLoader, Dataset, MetaTensor
 from monai.engines import SupervisedEvaluator
-from monai.transforms import Compose, Invertd
+from monai.transforms import Compose
 
-from klip_monai.bundle import BundleInfo, check_takes_regions, find_bundle, literal, open_workflow
-from klip_monai.errors import BundleError, InputError
+from klip_monai.errors import InputError
 from klip_monai.inferer import KLIPInferer
+from klip_monai.io.roi import Roi
+from klip_monai.io.summary import Provenance
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
-from klip_monai.region import LoadRegiond, Region, WithinRegiond, region_on_slices
+from klip_monai.scan import Scorer
+from klip_monai.scan.region import Region, region_on_slices
 from klip_monai.scoring import ExpectedDensity, IDReference
-from klip_monai.standard import PriorGrid
+from klip_monai.standard import Placement, PriorGrid
 from klip_monai.transforms import (
-    BodyOnlyd,
-    CalibrateHeatmapd,
     KLIPScore,
     KLIPScored,
+    LoadRegiond,
     LoadSeriesd,
-    SaveOverlayd,
-    ThresholdHeatmapd,
+    MakeCased,
+    SaveCased,
     ToPriorGridd,
     one_scan,
 )
@@ -39,7 +40,7 @@ GRID = PriorGrid((32, 32), 12.0)
 REFERENCE = IDReference(
     "key", ExpectedDensity(1.5, (0.02, 0.5), (0.1, 0.4), 0.2), tuple(np.linspace(0.1, 1.0, 19)), 0.05, 0.9, 4, "made up"
 )
-PROVENANCE = {"bundle": "test", "bundle_version": "0.0.0", "intended_use": "Tests only."}
+PROVENANCE = Provenance("test", "0.0.0", "Tests only.")
 MIDDLE = ((-40.0, 50.0), (-50.0, 40.0), (10.0, 40.0))
 """A box in the phantom's body, of two of the four slices; mm in RAS."""
 
@@ -68,20 +69,11 @@ def reading(inferer: KLIPInferer, **options: object) -> Compose:
     return Compose([LoadSeriesd("image"), to_grid, LoadRegiond("roi", skin_px=inferer.skin_px, **options)])
 
 
-def by_engine(small_ct, roi, inferer, output, **options: object) -> dict:
+def by_engine(small_ct, roi, inferer, output, *, keep_names: bool = False) -> dict:
     """A scan on the bundle's way, to its files."""
-    pre = reading(inferer, **options)
-    save = {"output_dir": output, "reference": REFERENCE, "provenance": PROVENANCE, **options}
-    post = Compose(
-        [
-            CalibrateHeatmapd("pred", image_key="image", reference=REFERENCE),
-            BodyOnlyd("pred", body_key="body", skin_px=inferer.skin_px),
-            Invertd("pred", pre, orig_keys="image", nearest_interp=False, to_tensor=True),
-            WithinRegiond("pred"),
-            ThresholdHeatmapd("pred", reference=REFERENCE),
-            SaveOverlayd("pred", **save),
-        ]
-    )
+    scorer = Scorer(Prior(), inferer, grid=GRID, reference=REFERENCE, provenance=PROVENANCE)
+    pre = reading(inferer, keep_names=keep_names)
+    post = Compose([MakeCased("pred", scorer=scorer, keep_names=keep_names), SaveCased("case", output_dir=output)])
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader(
@@ -104,81 +96,84 @@ def test_all_is_of_the_region_and_the_same_there_as_without_one(small_ct, mask, 
     assert_in_box(inside[0].numpy(), np.asarray(volume.affine), box=MIDDLE)
     assert torch.equal(part["heatmap"].as_tensor(), whole["heatmap"].as_tensor() * inside)
     assert float((whole["heatmap"] * ~inside).max()) > float(part["heatmap"].max()) > 0
-    summary = part["summary"]
-    assert summary["worst"]["ras_mm"] == pytest.approx(
+    summary = part["saved"].summary
+    assert summary.worst.ras_mm == pytest.approx(
         (np.asarray(volume.affine) @ [*np.argwhere(part["heatmap"][0].numpy() == part["heatmap"].max().item())[0], 1])[
             :3
         ].tolist()
     )
     assert int((part["pred"] * ~inside).max()) == 0
-    for candidate in summary["candidates"]:
-        assert all(low < mm < high for mm, (low, high) in zip(candidate["centre_ras_mm"], MIDDLE, strict=True))
-    assert [score > 0 for score in summary["slice_scores"]] == inside[0].any(0).any(0).tolist()
-    assert summary["scan_score"] < whole["summary"]["scan_score"]
-    assert summary["p_value"] == REFERENCE.p_value(summary["scan_score"])
-    assert whole["summary"]["region"] is None
+    for candidate in summary.candidates:
+        assert all(low < mm < high for mm, (low, high) in zip(candidate.centre_ras_mm, MIDDLE, strict=True))
+    assert [score > 0 for score in summary.slice_scores] == inside[0].any(0).any(0).tolist()
+    assert summary.scan_score < whole["saved"].summary.scan_score
+    assert summary.p_value == REFERENCE.p_value(summary.scan_score)
+    assert whole["saved"].summary.region is None
 
 
 def test_the_score_is_the_highest_of_the_full_map_in_the_region(small_ct, mask, inferer):
     scan = reading(inferer)({"image": str(small_ct), "roi": str(mask)})
-    score = KLIPScore(Prior(), inferer, grid=GRID, reference=REFERENCE)
+    score = Scorer(Prior(), inferer, grid=GRID, reference=REFERENCE)
     images, body = (scan[key].as_subclass(torch.Tensor).permute(3, 0, 1, 2) for key in ("image", "body"))
-    full = score.on_prior_grid(images, body)
+    full = score.heatmap(images, body)
     inside = in_box(np.asarray(scan["image"].affine), scan["image"].shape[1:], box=MIDDLE)
     # The region reaches the prior's grid by way of the scan's: it ends where the scan's voxels do.
     off = scan["region_slices"][0].numpy() != inside
     assert off.mean() < 0.01
     highest = float(full[:, 0].permute(1, 2, 0)[scan["region_slices"][0]].max())
-    assert score(scan["source"], scan["region"]).meta["scan_score"] == highest
+    assert KLIPScore(score)(scan["source"], scan["region"]).meta["scan_score"] == highest
+    assert score(small_ct, roi=str(mask)).scan_score == highest
     assert highest < float(full.max())
 
 
 def test_transforms_in_python_give_what_the_engine_gives(small_ct, mask, inferer, tmp_path):
     engine = by_engine(small_ct, mask, inferer, tmp_path)
     scan = reading(inferer)({"image": str(small_ct), "roi": str(mask)})
-    score = KLIPScore(Prior(), inferer, grid=GRID, reference=REFERENCE)
-    found = KLIPScored("source", score=score)(scan)["heatmap"]
-    torch.testing.assert_close(found.as_tensor(), engine["heatmap"].as_tensor())
-    assert found.meta["scan_score"] == pytest.approx(engine["scan_score"])
-    assert torch.equal(score(scan["source"]).as_tensor() * scan["region"], found)
+    score = Scorer(Prior(), inferer, grid=GRID, reference=REFERENCE)
+    found = KLIPScored("source", scorer=score)(scan)["heatmap"]
+    case = score(small_ct, roi=Roi.parse(str(mask)))
+    for heatmap in (found, case.heatmap):
+        assert torch.equal(heatmap.as_tensor(), engine["heatmap"].as_tensor())
+    assert torch.equal(case.labels.as_tensor(), engine["pred"].as_tensor())
+    assert found.meta["scan_score"] == case.scan_score == engine["case"].scan_score
+    assert torch.equal(KLIPScore(score)(scan["source"]).as_tensor() * scan["region"], found)
 
 
 def test_the_summary_says_what_was_looked_at_and_names_nothing(small_ct, inferer, tmp_path):
     drawn = draw((5, 5, 5), axes="LSA", box=MIDDLE, value=5)
     path = write_nifti(tmp_path / "Smith.nii.gz", drawn)
-    summary = by_engine(small_ct, f"{path}:5,6", inferer, tmp_path / "out")["summary"]
-    region = summary["region"]
-    voxel_ml = float(np.prod(summary["source"]["spacing_mm"])) / 1000
-    assert region["volume_ml"] == pytest.approx(region["voxels"] * voxel_ml)
-    assert region["volume_ml"] == pytest.approx(0.9 * 0.9 * 0.3 * 1000, rel=0.4)  # of slices of 6 mm
-    assert region["labels"] == [5, 6]
-    assert len(region["mask_sha256"]) == 64
-    assert region["share_inside"] == pytest.approx(0.8, abs=0.25)
-    assert 0.9 < region["share_scored"] <= 1
-    assert "names" not in region
-    remarks = " ".join(summary["remarks"])
+    summary = by_engine(small_ct, f"{path}:5,6", inferer, tmp_path / "out")["saved"].summary
+    region = summary.region
+    voxel_ml = float(np.prod(summary.source.spacing_mm)) / 1000
+    assert region.volume_ml == pytest.approx(region.voxels * voxel_ml)
+    assert region.volume_ml == pytest.approx(0.9 * 0.9 * 0.3 * 1000, rel=0.4)  # of slices of 6 mm
+    assert region.labels == (5, 6)
+    assert len(region.mask_sha256) == 64
+    assert region.share_inside == pytest.approx(0.8, abs=0.25)
+    assert 0.9 < region.share_scored <= 1
+    assert region.names == ()
+    remarks = " ".join(summary.remarks)
     for words in ("p is too large", "1 of the labels asked for have no voxel", "of the mask lies in the scan"):
         assert words in remarks
     for file in (tmp_path / "out").iterdir():
         assert b"Smith" not in file.read_bytes()
-    named = by_engine(small_ct, f"{path}:5", inferer, tmp_path / "named", keep_names=True)["summary"]["region"]
-    assert named["names"] == ["Smith.nii.gz"]
-    assert json.dumps(region)
+    named = by_engine(small_ct, f"{path}:5", inferer, tmp_path / "named", keep_names=True)["saved"].summary.region
+    assert named.names == ("Smith.nii.gz",)
+    assert json.dumps(region.to_json())
 
 
 def test_a_region_that_reaches_out_of_the_body_is_remarked_upon(small_ct, inferer, tmp_path):
     all_of_it = draw((40, 40, 10), box=((-200, 200), (-200, 200), (0, 60)))
-    summary = by_engine(small_ct, write_nifti(tmp_path / "a.nii.gz", all_of_it), inferer, tmp_path / "out")["summary"]
-    assert 0.1 < summary["region"]["share_scored"] < 0.9
-    assert any("beneath the skin and in the prior's field of view" in remark for remark in summary["remarks"])
+    mask = write_nifti(tmp_path / "a.nii.gz", all_of_it)
+    summary = by_engine(small_ct, mask, inferer, tmp_path / "out")["saved"].summary
+    assert 0.1 < summary.region.share_scored < 0.9
+    assert any("beneath the skin and in the prior's field of view" in remark for remark in summary.remarks)
 
 
 def test_scans_without_a_region_pass_as_they_are(small_ct, inferer):
     for given in ({}, {"roi": None}):
         scan = reading(inferer)({"image": str(small_ct), **given})
         assert not {"roi", "region", "region_slices"} & scan.keys()
-    data = {"pred": MetaTensor(torch.ones(1, 2, 2, 2))}
-    assert WithinRegiond("pred")(data)["pred"] is data["pred"]
 
 
 def test_a_region_outside_of_the_scan_or_the_body_is_refused_before_scoring(small_ct, inferer, tmp_path):
@@ -219,14 +214,14 @@ def test_a_mask_of_another_frame_of_reference_is_refused_and_one_of_the_same_is_
 def test_a_region_of_one_voxel_has_a_score(small_ct, inferer, tmp_path):
     spot = ((0.0, 1.0), (-20.0, -19.0), (25.0, 26.0))
     path = write_nifti(tmp_path / "a.nii.gz", draw((1, 1, 1), box=spot))
-    summary = by_engine(small_ct, path, inferer, tmp_path / "out")["summary"]
-    assert summary["region"]["voxels"] == 1
-    assert summary["scan_score"] > 0
-    volume = summary["region"]["volume_ml"]
+    summary = by_engine(small_ct, path, inferer, tmp_path / "out")["saved"].summary
+    assert summary.region.voxels == 1
+    assert summary.scan_score > 0
+    volume = summary.region.volume_ml
     said = f"it has {volume:.2g} ml, and places below 0.1 ml are no candidates"
     assert volume < 0.1
-    assert summary["candidate_count"] == 0
-    assert any(said in remark for remark in summary["remarks"])
+    assert summary.candidate_count == 0
+    assert any(said in remark for remark in summary.remarks)
     larger = Region(4, 0.1, 1, "", (), 0, 1.0, 1.0)
     assert not any("no candidates" in remark for remark in larger.remarks())
 
@@ -234,10 +229,10 @@ def test_a_region_of_one_voxel_has_a_score(small_ct, inferer, tmp_path):
 def test_the_region_on_standard_slices_keeps_what_lies_between_their_pixels():
     region = torch.zeros(40, 40, 3, dtype=torch.bool)
     region[10, 10, 1] = True
-    slices, reached = region_on_slices(
-        region, torch.eye(4), shape=(8, 8, 3), target=torch.diag(torch.tensor([5, 5, 1, 1]))
-    )
-    assert np.argwhere(slices.numpy()).tolist() == [[2, 2, 1]]
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    placement = Placement(PriorGrid((8, 8), 5.0), (40, 40, 3), affine, (17.5, 17.5))
+    slices, reached = region_on_slices(region, affine, placement)
+    assert np.argwhere(slices.numpy()).tolist() == [[1, 0, 2, 2]]
     assert reached == 1.0
 
 
@@ -248,28 +243,6 @@ def test_many_slices_and_a_part_of_the_body_pull_p_both_ways():
     assert len(region.remarks()) == 1
     assert "as far as the number of slices" in region.remarks(is_long=True)[0]
     assert "99 % of the mask" in replace(region, share_inside=0.99).remarks()[1]
-
-
-def test_a_bundle_that_knows_of_no_region_is_refused_one(tmp_path):
-    shipped = find_bundle("klip_ct_phantom")
-    config = json.loads((shipped.root / "configs" / "inference.json").read_text())
-    for name in ("preprocessing", "postprocessing"):
-        steps = config[name]["transforms"]
-        config[name]["transforms"] = [step for step in steps if "region" not in step["_target_"]]
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "inference.json").write_text(json.dumps(config))
-    (tmp_path / "configs" / "metadata.json").write_text((shipped.root / "configs" / "metadata.json").read_text())
-    old = BundleInfo("old", "0", tmp_path, "", "")
-    open_workflow(old, "inference.json", kind="inference")
-    with pytest.raises(BundleError, match="--roi: got it with the bundle old"):
-        open_workflow(old, "inference.json", kind="inference", roi="liver.nii.gz")
-    check_takes_regions(shipped, open_workflow(shipped, "inference.json", kind="inference").parser)
-
-
-@pytest.mark.parametrize("path", ["plain", "a#b/c.nii", "@x/$y %z", "quote ' and \" and \\", "naïve:5", "\udcff"])
-def test_a_path_comes_out_of_a_configuration_as_it_went_in(path):
-    workflow = open_workflow(find_bundle("klip_ct_phantom"), "inference.json", kind="inference", roi=literal(path))
-    assert workflow.parser.get_parsed_content("roi") == path
 
 
 def test_drawn_masks_of_the_tests_are_boxes():

@@ -17,11 +17,13 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from klip_monai.case import NOTICE, Case, save_case
 from klip_monai.errors import InputError, OutputError
 from klip_monai.io.case_report_pdf import pdf_report
+from klip_monai.io.summary import NOTICE, Provenance
 from klip_monai.output_files import OUTPUTS, case_files, file_names
-from klip_monai.outputs import WRITERS, Writing
+from klip_monai.scan import Case, save_case
+from klip_monai.scan.outputs import WRITERS, Writing
+from klip_monai.scan.summary import summarize
 from klip_monai.scoring import ExpectedDensity, IDReference, threshold_heatmap
 
 CHROMIUM = "/usr/bin/chromium"
@@ -44,16 +46,17 @@ def case() -> Case:
     peaks = tuple((score,) if score > 0.2 else () for score in scores)
     reference = IDReference("key", expected, scores, 0.2, 0.65, 24, EVIL, peaks=peaks)
     labels = threshold_heatmap(heatmap, suspicious=0.2, strong=0.65, voxel_ml=0.216)
-    meta = {"name": "ct-0a1b2c3d", "format": "nifti", "series_uid": "1.2.3", "read_seconds": 1.0, "read_at": 0.0}
+    meta = {"name": "ct-0a1b2c3d", "format": "nifti", "series_uid": "1.2.3"}
     meta["filename_or_obj"] = "/data/Doe^Jane.nii.gz"
     affine = torch.from_numpy(AFFINE)
     volume, density, label_map = (
         MetaTensor(torch.from_numpy(values)[None], affine=affine, meta=dict(meta))
         for values in (ct.astype(np.float32), heatmap.astype(np.float32), labels)
     )
-    provenance = {"bundle": EVIL, "bundle_version": "0.0.0", "intended_use": "Tests only. " * 8, "seed": 0}
     settings: dict[str, Any] = {"weights_sha256": "ab" * 32, "estimator": "renoised", "window": {"high": 1, "low": 0.1}}
-    return Case(volume, density, label_map, float(heatmap.max()), reference, provenance | {"settings": settings})
+    provenance = Provenance(EVIL, "0.0.0", "Tests only. " * 8, settings=settings)
+    made = Case(volume, density, label_map, float(heatmap.max()), reference, provenance)
+    return made.timed(read=1.0, score=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -152,28 +155,27 @@ def pages(pdf: bytes) -> int:
 
 
 def test_report_as_pdf_is_one_a4_page(case: Case, page: Path) -> None:
-    summary = json.loads(page.with_name(file_names("ct-0a1b2c3d")["summary"]).read_text())
-    pdf = pdf_report(Writing(case, summary, page.parent, {}).report)
+    pdf = pdf_report(Writing(case, summarize(case), page.parent, {}).report)
     assert pages(pdf) == 1
     (box,) = re.findall(rb"/MediaBox \[ ?0 0 ([\d.]+) ([\d.]+) ?\]", pdf)
     np.testing.assert_allclose([float(side) for side in box], [595.28, 841.89], atol=0.1)
 
 
 def test_scene_marks_the_first_ten_candidates_at_their_peaks(case: Case, tmp_path: Path) -> None:
-    summary = save_case(case, tmp_path, outputs=("scene",))
-    with ZipFile(summary["files"]["scene"]) as archive:
+    saved = save_case(case, tmp_path, outputs=("scene",))
+    with ZipFile(saved.files["scene"]) as archive:
         (markup,) = json.loads(archive.read("scene/Data/candidates.mrk.json"))["markups"]
     marked = [(point["label"], np.array([-1, -1, 1]) * point["position"]) for point in markup["controlPoints"]]
     assert [label for label, _ in marked] == [str(n) for n in range(1, 11)]
-    for (_, ras), candidate in zip(marked, summary["candidates"], strict=False):
-        np.testing.assert_allclose(ras, candidate["peak_ras_mm"])
+    for (_, ras), candidate in zip(marked, saved.summary.candidates, strict=False):
+        np.testing.assert_allclose(ras, candidate.peak_ras_mm)
 
 
 def test_nothing_tells_whose_scan_it_is_unless_asked(case: Case, tmp_path: Path) -> None:
-    anonymous = save_case(case, tmp_path / "a", outputs=("seg-nrrd", "report"))
-    kept = save_case(replace(case, keep_names=True), tmp_path / "b", outputs=())
-    assert "series_uid" not in anonymous["source"]
-    assert kept["source"]["series_uid"] == "1.2.3"
+    anonymous = save_case(case, tmp_path / "a", outputs=("seg-nrrd", "report")).summary
+    kept = save_case(replace(case, keep_names=True), tmp_path / "b", outputs=()).summary
+    assert anonymous.source.series_uid is None
+    assert kept.source.series_uid == "1.2.3"
     for file in (tmp_path / "a").iterdir():
         content = file.read_bytes()
         assert not any(secret in content for secret in (b"Jane", b"/data", b'1.2.3"', str(tmp_path).encode())), file

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,14 @@ from klip_monai.io.preview import write_preview
 from klip_monai.io.preview_geometry import PreviewScan
 from klip_monai.io.scene import write_scene
 from klip_monai.io.straighten import straighten
-from klip_monai.io.summary import candidate_in_words
+from klip_monai.io.summary import Summary, candidate_in_words
 from klip_monai.output_files import OUTPUTS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from klip_monai.case import Case
     from klip_monai.io.dicom_overlay import Algorithm
+    from klip_monai.scan.case import Case
 
 
 _NUMBERED, _MARKED = 3, 10  # candidates in pictures with their legends, and in scenes
@@ -54,7 +54,7 @@ class Writing:
     """
 
     case: Case
-    summary: Mapping[str, Any]
+    summary: Summary
     folder: Path
     names: Mapping[str, str]
 
@@ -131,7 +131,7 @@ class Writing:
         from klip_monai.io.dicom_overlay import Algorithm
 
         origin = self.case.provenance
-        return Algorithm(origin["bundle"], origin["bundle_version"], origin.get("key", ""))
+        return Algorithm(origin.bundle, origin.bundle_version, origin.key)
 
 
 def write_picture(writing: Writing) -> None:
@@ -139,7 +139,7 @@ def write_picture(writing: Writing) -> None:
     write_preview(
         writing.path("preview"),
         *writing.grid,
-        title=writing.summary["name"],
+        title=writing.summary.name,
         scale=writing.scale,
         thresholds=writing.thresholds,
         lines=_headlines(writing),
@@ -163,9 +163,9 @@ def _scene(writing: Writing) -> None:
     write_scene(
         writing.path("scene"),
         *writing.grid,
-        title=writing.summary["name"],
+        title=writing.summary.name,
         scale=writing.scale,
-        lines=[*_headlines(writing), writing.summary["notice"]],
+        lines=[*_headlines(writing), writing.summary.notice],
         places=[candidate.peak_ras_mm for candidate in writing.case.candidates[:_MARKED]],
         unit=writing.case.unit,
     )
@@ -233,23 +233,23 @@ def _dicom() -> list[str]:
 
 def _headlines(writing: Writing) -> list[str]:
     summary = writing.summary
-    thresholds, provenance = summary["thresholds"], summary["provenance"]
+    thresholds, provenance = summary.thresholds, summary.provenance
+    lowest, highest = thresholds.healthy_score_range
     return [
-        f"Scan score {summary['scan_score']:.3g} {writing.case.unit}, p = {summary['p_value']:.3f}",
-        f"against {thresholds['healthy']} "
-        f"({thresholds['healthy_score_range'][0]:.3g} to {thresholds['healthy_score_range'][1]:.3g})",
-        f"Prior {provenance['bundle']} {provenance['bundle_version']}",
-        *([f"Region: {summary['region']['volume_ml']:.1f} ml"] if summary["region"] else []),
+        f"Scan score {summary.scan_score:.3g} {writing.case.unit}, p = {summary.p_value:.3f}",
+        f"against {thresholds.healthy} ({lowest:.3g} to {highest:.3g})",
+        f"Prior {provenance.bundle} {provenance.bundle_version}",
+        *([f"Region: {summary.region.volume_ml:.1f} ml"] if summary.region else []),
         *_first_candidates(summary),
-        *summary["remarks"],
+        *summary.remarks,
     ]
 
 
-def _first_candidates(summary: Mapping[str, Any]) -> list[str]:
+def _first_candidates(summary: Summary) -> list[str]:
     """The first candidates, a line each, and what the numbers in them mean."""
-    listed, count = summary["candidates"][:_NUMBERED], summary["candidate_count"]
+    listed, count = summary.candidates[:_NUMBERED], summary.candidate_count
     if not listed:
         return []
-    lines = [f"{candidate['rank']}: {candidate_in_words(candidate)}" for candidate in listed]
+    lines = [f"{candidate.rank}: {candidate_in_words(candidate)}" for candidate in listed]
     heading = f"{count} candidate{'s' if count > 1 else ''}, the highest first"
-    return [f"{heading}:", *lines, summary["p_and_q"]]
+    return [f"{heading}:", *lines, summary.p_and_q]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from klip_monai.standard import PriorGrid
 
 DEFAULT_BUNDLE = "klip_ct_abdomen"
+_INFERER = "inferer#"
 _HERE = Path(__file__).resolve().parent
 
 
@@ -113,13 +114,15 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
         kind: MONAI's workflow type, "inference" or "train".
         **overrides: values by config id.
 
-    Of the overrides, ``precision`` is that of the network, see :mod:`klip_monai.prior.precision`; without it a network
+    Of the overrides, those of ``inferer#`` have its settings' plain names (:data:`klip_monai.settings.SETTINGS`), and
+    ``precision`` is that of the network, see :mod:`klip_monai.prior.precision`; without it a network
     that has a choice takes the faster one on its device, whatever the configuration says.
 
     Raises:
         BundleError: if the bundle has no such configuration, or none of the preset or precision that is asked for.
     """
     precision = overrides.pop("precision", None)
+    of_inferer = {key: overrides.pop(key) for key in list(overrides) if key.startswith(_INFERER)}
     files = [str(bundle.root / "configs" / name) for name in ([config] if isinstance(config, str) else config)]
     missing = [name for name in files if not Path(name).is_file()]
     if missing:
@@ -134,9 +137,22 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
         bundle_root=str(bundle.root),
         **overrides,
     )
+    for name, value in of_inferer.items():
+        workflow.parser[_place_of(name, workflow.parser)] = value
     _check_preset(bundle, workflow.parser, overrides.get("preset"))
     _set_precision(bundle, workflow.parser, precision)
     return workflow
+
+
+def _place_of(override: str, parser: ConfigParser) -> str:
+    """Config id of a setting of the inferer, given as inferer#NAME; in an earlier build's bundle it was that."""
+    from klip_monai.settings import GROUPS
+
+    name = override.removeprefix(_INFERER)
+    inferer = parser["inferer"]
+    if "measured" not in inferer or name not in GROUPS:
+        return override
+    return f"{_INFERER}{GROUPS[name]}#{name}"
 
 
 def _check_preset(bundle: BundleInfo, parser: ConfigParser, preset: str | None) -> None:

@@ -134,13 +134,13 @@ def fit_null(score: Scorer, scans: Iterable[Scan]) -> ContextNull:
     def scored() -> Iterator[HealthyScan]:
         for scan in scans:
             counted = score.counted(scan.body)
-            apart = [None, scan.slice_mm] if inferer.lowpass_z_mm and scan.slice_mm else [None]
+            apart = [None, scan.slice_mm] if inferer.reading.lowpass_z_mm and scan.slice_mm else [None]
             maps = inferer.maps(scan.images.to(score.device), score.network, slice_mm=apart)
             for slice_mm, density in zip(apart, maps, strict=True):
                 left = inferer.noise_left(len(scan.images), slice_mm=slice_mm)
                 yield HealthyScan(scan.images, scan.body, counted, density[:, :1].cpu(), left)
 
-    return ContextNull.fit(scored(), pixel_mm=score.grid.pixel_mm, strength=inferer.calibration)
+    return ContextNull.fit(scored(), pixel_mm=score.grid.pixel_mm, strength=inferer.reading.strength)
 
 
 def calibrate(
@@ -192,13 +192,13 @@ def calibrate(
         "places": places,
     }
     if null is not None:
-        if score.inferer.sharp:
+        if score.inferer.reading.sharp:
             null, calibrated = with_sharp(null, calibrated, [d[:, 1] for d in density], people)
         return IDReference.from_calibrated(calibrated, expected=null, **shared)
     return IDReference.from_scans(
         density,
         contrast,
         contrast_px=around_px,
-        strength=score.inferer.calibration,
+        strength=score.inferer.reading.strength,
         **shared,
     )

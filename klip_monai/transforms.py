@@ -196,8 +196,8 @@ class LoadRegiond(MapTransform):
         image_key: key of its standard slices, MetaTensor (1, H, W, Z).
         body_key: key of their body mask, bool (1, H, W, Z).
         skin_px: thickness of the rim that is not scored, see :class:`klip_monai.inferer.KLIPInferer`.
-        region_key: where the region goes, MetaTensor bool (1, X, Y, Z).
-        slices_key: where the region on the standard slices goes, bool (1, H, W, Z).
+        region_key: where the region goes, MetaTensor bool (1, X, Y, Z); with ``_slices`` behind it, where it goes on
+            the standard slices, bool (1, H, W, Z).
         keep_names: let the file's name and the names of its segments into the meta.
 
     Raises:
@@ -213,12 +213,11 @@ class LoadRegiond(MapTransform):
         body_key: str = "body",
         skin_px: float = 0.0,
         region_key: str = "region",
-        slices_key: str = "region_slices",
         keep_names: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys=True)
         self.source_key, self.image_key, self.body_key, self.skin_px = source_key, image_key, body_key, skin_px
-        self.region_key, self.slices_key, self.keep_names = region_key, slices_key, keep_names
+        self.region_key, self.keep_names = region_key, keep_names
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Read the region, if there is one."""
@@ -231,7 +230,7 @@ class LoadRegiond(MapTransform):
             d[self.region_key], on_slices = read_region(
                 roi, d[self.source_key], slices, skin_px=self.skin_px, keep_names=self.keep_names
             )
-            d[self.slices_key] = _stack(on_slices)
+            d[f"{self.region_key}_slices"] = _stack(on_slices)
         return d
 
 
@@ -246,7 +245,6 @@ class MakeCased(MapTransform):
         source_key: key of the volume that it kept.
         body_key: key of its body mask.
         region_key: key of the region that was looked at, from :class:`LoadRegiond`; need not be there.
-        slices_key: key of the region on the standard slices.
         heatmap_key: where the heat map goes, MetaTensor float32 (1, X, Y, Z).
         case_key: where the :class:`klip_monai.scan.Case` goes.
         keep_names: whether files of the case may say whose scan it is.
@@ -261,7 +259,6 @@ class MakeCased(MapTransform):
         source_key: str = "source",
         body_key: str = "body",
         region_key: str = "region",
-        slices_key: str = "region_slices",
         heatmap_key: str = "heatmap",
         case_key: str = "case",
         keep_names: bool = False,
@@ -269,15 +266,14 @@ class MakeCased(MapTransform):
         super().__init__(keys)
         self.scorer, self.keep_names = scorer, keep_names
         self.image_key, self.source_key, self.body_key = image_key, source_key, body_key
-        self.region_key, self.slices_key = region_key, slices_key
-        self.heatmap_key, self.case_key = heatmap_key, case_key
+        self.region_key, self.heatmap_key, self.case_key = region_key, heatmap_key, case_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Make the case."""
         d = dict(data)
         volume, region = d[self.source_key], d.get(self.region_key)
         slices = _slices_of(d[self.image_key], d[self.body_key])
-        on_slices = None if region is None else _unstack(d[self.slices_key]).bool().cpu()
+        on_slices = None if region is None else _unstack(d[f"{self.region_key}_slices"]).bool().cpu()
         scan = OpenedScan(volume, slices, region, on_slices, self.keep_names)
         meta = volume.meta
         for key in self.key_iterator(d):

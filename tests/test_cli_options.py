@@ -63,7 +63,7 @@ def test_settings_of_another_measurement_than_the_bundles_are_refused():
 def test_sharp_reaches_the_inferer_of_any_bundle(bundle):
     overrides = overrides_of(sharp=True)
     opened = open_workflow(find_bundle(bundle), "inference.json", kind="inference", **overrides)
-    assert opened.parser.get_parsed_content("inferer").sharp
+    assert opened.parser.get_parsed_content("inferer").reading.sharp
 
 
 def test_sharp_with_twins_is_refused():

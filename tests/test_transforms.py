@@ -70,7 +70,7 @@ class Prior(torch.nn.Module):
 @pytest.fixture
 def inferer() -> KLIPInferer:
     operator = make_operator("sparse_view", image_shape=(32, 32), pixel_mm=12.0, views=8)
-    return KLIPInferer(operator, sampler_levels=4, window_levels=3, batch_size=3)
+    return KLIPInferer.of(operator, sampler_levels=4, window_levels=3, batch_size=3)
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_labels_follow_the_thresholds_and_small_islands_vanish(reference):
     values = torch.full((1, 32, 32, 5), -1000.0)
     values[0, 2:30, 2:30] = 40.0
     volume = MetaTensor(values, affine=affine)
-    inferer = KLIPInferer(make_operator("identity", image_shape=(32, 32), pixel_mm=12.0), sampler_levels=0)
+    inferer = KLIPInferer.of(make_operator("identity", image_shape=(32, 32), pixel_mm=12.0), sampler_levels=0)
     plain = replace(reference, expected=replace(reference.expected, strength=0.0))
     scorer = Scorer(Prior(), inferer, grid=GRID, reference=plain)
     density = torch.zeros(5, 1, 32, 32)

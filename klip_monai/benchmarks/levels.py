@@ -36,7 +36,7 @@ def _inferers(subject: Subject) -> dict[str, KLIPInferer]:
         for preset in subject.presets:
             chosen = settings if preset is None else {"preset": preset, **settings}
             inferer: KLIPInferer = subject.parser(**chosen).get_parsed_content("inferer")
-            operator = operator or inferer.operator
+            operator = operator or inferer.measured.operator
             what = measurement if preset is None else f"{preset}, {measurement}"
             inferers[what] = inferer.changed(operator=operator)
     return inferers

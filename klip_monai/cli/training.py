@@ -119,7 +119,7 @@ def calibrate(
         operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
     )
     score = open_scorer(info, seed=seed, calibrated=False, **overrides)
-    by_context = score.inferer.null == "context"
+    by_context = score.inferer.reading.null == "context"
     if not by_context and (null_scans or null_split):
         raise InputError("--null-scans, --null-split: got them without a null by context; add --null context")
     sources, total, what = [], 0, []

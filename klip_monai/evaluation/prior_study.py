@@ -67,13 +67,12 @@ def run_prior_study(
     tv_weights: Sequence[float],
     count: int = 16,
     stride: int = 8,
-    seed: int = 0,
 ) -> PriorStudy:
     """All checks of a prior.
 
     Args:
         network: the prior.
-        inferer: whose measurement and sampler reconstruct.
+        inferer: whose measurement and sampler reconstruct; its seed is also that of the samples.
         train: slices that it was trained on.
         held_out: slices of other patients.
         sigmas: noise levels of the losses.
@@ -81,8 +80,8 @@ def run_prior_study(
         tv_weights: see :func:`reconstructions`.
         count: number of samples, and of held-out slices to reconstruct.
         stride: every how manieth training slice the loss is taken over.
-        seed: of samples and measurements.
     """
+    seed = inferer.seed
     every, others = (data.stacked(range(len(data)))[0] for data in (train, held_out))
     made = samples(network, train.grid.image_shape, count=count, seed=seed)
     return PriorStudy(
@@ -211,7 +210,7 @@ def reconstructions(
         seed: of the measurement noise.
     """
     generator = SliceGenerator(seed, range(len(images)))
-    operator = inferer.operator
+    operator = inferer.measured.operator
     y = inferer.measure(images, generator=generator).y
     with torch.inference_mode():
         _, x0 = inferer.density(images, network, generator=generator)

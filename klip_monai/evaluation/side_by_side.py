@@ -56,7 +56,7 @@ def scores_by_settings(
     for name, changes in settings.items():
         changed = inferer.changed(**changes)
         reference = None
-        if changed.calibration:
+        if changed.reading.strength:
             reference = find_reference(id_references, scoring_settings(weights, grid, changed))
         scores[name] = Scorer(network, changed, grid=grid, reference=reference, device=device)
     return scores
@@ -72,7 +72,7 @@ def context_nulls(
     """
     found = {}
     for name, row in rows.items():
-        if isinstance(row, KLIPInferer) and row.null == "context":
+        if isinstance(row, KLIPInferer) and row.reading.null == "context":
             expected = find_reference(id_references, scoring_settings(weights, grid, row)).expected
             assert isinstance(expected, ContextNull)
             found[name] = expected

@@ -122,9 +122,10 @@ def _bins(entry: Entry, search: Mapping[str, Any]) -> Readings:
     assert isinstance(inferer, KLIPInferer)
     edges = search["edges"]
     if isinstance(edges, int):
-        edges = log_sigmas(edges, sigma_max=inferer.window.high, sigma_min=inferer.window.low).double().tolist()
+        window = inferer.estimation.range
+        edges = log_sigmas(edges, sigma_max=window.high, sigma_min=window.low).double().tolist()
     edges = list(map(float, edges))
-    if inferer.estimator == "renoised":  # evaluates the levels that its window says
+    if inferer.estimation.estimator == "renoised":  # evaluates the levels that its window says
         inferer = inferer.changed(window=(edges[0], edges[-1]), twins=0)
     readings = {
         f"{lowpass:g}/{number}": Reading((high, low), lowpass)
@@ -202,12 +203,12 @@ def save_tuning(
     """
     best = settings[0]
     overlay = {
-        "inferer#window": list(best.window),
-        "inferer#lowpass_px": best.lowpass_px,
-        "inferer#smoothing_px": best.smoothing_px,
-        "inferer#calibration": best.calibration,
-        "inferer#sharp": best.sharp,
-        "inferer#skin_px": best.skin_px,
+        "inferer#estimation#window": list(best.window),
+        "inferer#reading#lowpass_px": best.lowpass_px,
+        "inferer#reading#smoothing_px": best.smoothing_px,
+        "inferer#reading#calibration": best.calibration,
+        "inferer#reading#sharp": best.sharp,
+        "inferer#reading#skin_px": best.skin_px,
     }
     with publish(output_dir, overwrite=True) as staging:
         (staging / "tuning.md").write_text(tuning_to_markdown(settings, title=title), encoding="utf-8")

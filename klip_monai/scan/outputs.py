@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,8 @@ from klip_monai.io.case_report_html import write_html_report
 from klip_monai.io.dicom_pixels import PADDING_HU
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.preview import write_preview
-from klip_monai.io.preview_geometry import PreviewScan
 from klip_monai.io.scene import write_scene
+from klip_monai.io.shown import Shown
 from klip_monai.io.straighten import straighten
 from klip_monai.io.summary import Summary, candidate_in_words
 from klip_monai.output_files import OUTPUTS
@@ -31,15 +31,6 @@ if TYPE_CHECKING:
 
 
 _NUMBERED, _MARKED = 3, 10  # candidates in pictures with their legends, and in scenes
-
-
-class Grid(NamedTuple):
-    """What is shown of a case, each (X, Y, Z): CT in HU, heat map, labels; and the (4, 4) voxel-to-RAS affine in mm."""
-
-    ct: NDArray[np.float32]
-    heatmap: NDArray[np.float32]
-    labels: NDArray[np.uint8]
-    affine: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -63,19 +54,19 @@ class Writing:
         return self.folder / self.names[kind]
 
     @cached_property
-    def grid(self) -> Grid:
-        """Voxels for viewers and pictures, which cannot be tilted."""
+    def shown(self) -> Shown:
+        """What viewers and pictures show, which cannot be tilted; the first candidates are numbered."""
         case = self.case
         affine = np.asarray(case.volume.affine, dtype=np.float64)
         ct, heatmap, labels = (part[0].cpu().numpy() for part in (case.volume, case.heatmap, case.labels))
         ct, _ = straighten(ct, affine, fill=PADDING_HU)
         heatmap, _ = straighten(heatmap, affine)
         labels, straight = straighten(labels, affine, nearest=True)
-        return Grid(ct, heatmap, labels, straight)
+        return Shown(ct, heatmap, labels, straight, self.scale, case.unit, self.region, self.places(_NUMBERED))
 
     @cached_property
     def region(self) -> NDArray[np.bool_] | None:
-        """Voxels of :attr:`grid` that were looked at; None is all of them."""
+        """Voxels of :attr:`shown` that were looked at; None is all of them."""
         if self.case.region is None:
             return None
         affine = np.asarray(self.case.volume.affine, dtype=np.float64)
@@ -92,16 +83,15 @@ class Writing:
         suspicious, strong = self.thresholds
         return 0.5 * suspicious, 1.25 * strong
 
-    @property
-    def places(self) -> list[tuple[float, float, float]]:
+    def places(self, most: int) -> list[tuple[float, float, float]]:
         """Peaks of the first candidates, RAS mm; pictures and lists number them alike."""
-        return [candidate.peak_ras_mm for candidate in self.case.candidates[:_NUMBERED]]
+        return [candidate.peak_ras_mm for candidate in self.case.candidates[:most]]
 
     @cached_property
     def report(self) -> CaseReport:
         """Content of the report, for HTML and PDF."""
         return CaseReport(
-            PreviewScan(*self.grid, region=self.region, places=self.places),
+            self.shown.scan,
             summary=self.summary,
             healthy_scores=self.case.reference.scan_scores,
             scale=self.scale,
@@ -138,36 +128,29 @@ def write_picture(writing: Writing) -> None:
     """The preview, which every case has."""
     write_preview(
         writing.path("preview"),
-        *writing.grid,
+        writing.shown,
         title=writing.summary.name,
-        scale=writing.scale,
         thresholds=writing.thresholds,
         lines=_headlines(writing),
-        places=writing.places,
-        unit=writing.case.unit,
-        region=writing.region,
     )
 
 
 def _nifti(writing: Writing) -> None:
     described = f"KL density, {writing.case.unit}"
-    write_heatmap(writing.path("heatmap"), writing.grid.heatmap, writing.grid.affine, description=described)
-    write_labels(writing.path("labels"), writing.grid.labels, writing.grid.affine)
+    write_heatmap(writing.path("heatmap"), writing.shown.heatmap, writing.shown.affine, description=described)
+    write_labels(writing.path("labels"), writing.shown.labels, writing.shown.affine)
 
 
 def _seg_nrrd(writing: Writing) -> None:
-    write_segmentation(writing.path("segmentation"), writing.grid.labels, writing.grid.affine)
+    write_segmentation(writing.path("segmentation"), writing.shown.labels, writing.shown.affine)
 
 
 def _scene(writing: Writing) -> None:
     write_scene(
         writing.path("scene"),
-        *writing.grid,
+        replace(writing.shown, places=writing.places(_MARKED)),
         title=writing.summary.name,
-        scale=writing.scale,
         lines=[*_headlines(writing), writing.summary.notice],
-        places=[candidate.peak_ras_mm for candidate in writing.case.candidates[:_MARKED]],
-        unit=writing.case.unit,
     )
 
 

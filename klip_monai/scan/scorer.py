@@ -17,7 +17,6 @@ from monai.data import MetaTensor
 from klip_monai.bundle import DEFAULT_BUNDLE, BundleInfo, find_bundle, open_workflow, provenance
 from klip_monai.errors import BundleError, known_error
 from klip_monai.inferer import KLIPInferer
-from klip_monai.inferer_settings import SETTINGS
 from klip_monai.io.summary import Provenance
 from klip_monai.physics import LinearOperator, Noise
 from klip_monai.prior import Denoiser
@@ -25,6 +24,7 @@ from klip_monai.scan.case import Case
 from klip_monai.scan.opened import OpenedScan, Reading
 from klip_monai.scan.overrides import bundle_overrides, check_measurement, check_settings
 from klip_monai.scoring import MIN_ML, IDReference, settings_key, threshold_heatmap
+from klip_monai.settings import SETTINGS
 from klip_monai.slice_batches import Progress
 from klip_monai.standard import PriorGrid, beneath_skin, to_source_grid
 
@@ -87,7 +87,7 @@ class Scorer:
             preset: how many passes a slice gets, where the bundle has presets; None is the bundle's choice.
             seed: the same one, and the same all else, gives the same overlay.
             **settings: ``operator`` by name, what it takes (:data:`klip_monai.operators.OPERATORS`), such as
-                ``views``, and settings of the inferer (:class:`klip_monai.inferer_settings.InfererSettings`), such as
+                ``views``, and settings of the inferer (:class:`klip_monai.settings.SETTINGS`), such as
                 ``estimator``, ``twins``, ``sharp``, ``null``.
 
         Raises:
@@ -179,7 +179,8 @@ class Scorer:
 
     def read(self, scan: Source, *, roi: Roi | str | None = None, reading: Reading | None = None) -> OpenedScan:
         """Read a scan and bring it to the prior's slices; arguments and errors as for calling."""
-        return OpenedScan.read(scan, self.grid, reading=reading or Reading(), roi=roi, skin_px=self.inferer.skin_px)
+        rim = self.inferer.reading.skin_px
+        return OpenedScan.read(scan, self.grid, reading=reading or Reading(), roi=roi, skin_px=rim)
 
     def score(
         self,
@@ -272,7 +273,7 @@ class Scorer:
 
     def counted(self, body: torch.Tensor) -> torch.Tensor:
         """The pixels of a body mask, bool (Z, 1, H, W), that heat maps cover."""
-        return beneath_skin(body, skin_px=self.inferer.skin_px)
+        return beneath_skin(body, skin_px=self.inferer.reading.skin_px)
 
     def _calibrating(self) -> IDReference:
         if self.reference is None:

@@ -253,7 +253,7 @@ class _Opened:
 
 
 def _in_batches_of(scorer: Scorer, slices: int) -> Scorer:
-    return scorer.changed(batch_size=slices * scorer.inferer.samples)
+    return scorer.changed(batch_size=slices * scorer.inferer.sampling.samples)
 
 
 def scored(entry: Entry, summary: Summary, *, n_slices: int) -> Entry:

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def score(folder: Path) -> Scorer:
     reference = SliceSet(folder, split="reference")
     mean = torch.stack([reference[i]["image"] for i in range(len(reference))]).mean(dim=0)
-    inferer = KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=0, lowpass_px=1.0, smoothing_px=1.0)
+    inferer = KLIPInferer.of(Identity((64, 64)), window_levels=2, sampler_levels=0, lowpass_px=1.0, smoothing_px=1.0)
     bare = Scorer(GaussianDenoiser(mean=mean, std=0.2), inferer, grid=GRID)
     made = calibrate(bare, set_scans(reference, slices=2), settings={}, description="phantoms")
     return Scorer(bare.network, inferer, grid=GRID, reference=made)

@@ -145,7 +145,7 @@ def test_the_study_scores_in_the_plane_and_reports(folder):
             asked.append(slice_mm)
             return super().heatmap(images, body, slice_mm=slice_mm, progress=progress)
 
-    inferer = KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=2, lowpass_z_mm=3.0)
+    inferer = KLIPInferer.of(Identity((64, 64)), window_levels=2, sampler_levels=2, lowpass_z_mm=3.0)
     score = Asked(GaussianDenoiser(std=0.5), inferer, grid=GRID)
     sources = {
         "whole": {"lesion": [LESION], "organ": [ORGAN, LESION], "ignore": [CYST]},

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def score(folder: Path) -> Scorer:
     normal = SliceSet(folder, split="normal")
     prior = KnownSlices(torch.stack([normal[i]["image"] for i in range(4)]), std=0.05)
-    inferer = KLIPInferer(Identity((128, 128)), window=(1.0, 0.1), window_levels=2, sampler_levels=3)
+    inferer = KLIPInferer.of(Identity((128, 128)), window=(1.0, 0.1), window_levels=2, sampler_levels=3)
     return Scorer(prior, inferer, grid=GRID)
 
 

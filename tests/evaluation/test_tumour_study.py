@@ -145,7 +145,7 @@ class Known(Scorer):
     """Gives a heat map that is known, and keeps what it was asked."""
 
     def __init__(self, heat, *, grid: PriorGrid) -> None:
-        super().__init__(GaussianDenoiser(), KLIPInferer(Identity(grid.image_shape)), grid=grid)
+        super().__init__(GaussianDenoiser(), KLIPInferer.of(Identity(grid.image_shape)), grid=grid)
         self.heat, self.asked = heat, []
 
     def heatmap(self, images, body, *, slice_mm=None, progress=None):
@@ -177,7 +177,7 @@ def test_the_report_has_a_line_for_each_score_and_scan_and_pictures_if_asked_for
     for path, name in ((scan.scan, "one_ct.nii.gz"), (scan.labels, "one_labels.nii.gz")):
         (tmp_path / name).write_bytes(path.read_bytes())
     scans = labelled_scans(tmp_path, organ=(1, 2), lesion=(2,))
-    inferer = KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=2)
+    inferer = KLIPInferer.of(Identity((64, 64)), window_levels=2, sampler_levels=2)
     score = Scorer(GaussianDenoiser(std=0.5), inferer, grid=PriorGrid((64, 64), 6.0))
     study = run_tumour_study({"in the plane": score, "wide": score}, scans, pictures=True)
     save_tumour_study(study, tmp_path / "out", provenance={"bundle": "toy"})
@@ -221,7 +221,7 @@ def test_a_folder_without_pairs_is_refused(files, tmp_path):
 
 def test_labels_on_another_grid_and_scans_without_lesions_are_refused(files, tmp_path):
     scan, labels, affine = files
-    score = Scorer(GaussianDenoiser(), KLIPInferer(Identity((64, 64))), grid=PriorGrid((64, 64), 6.0))
+    score = Scorer(GaussianDenoiser(), KLIPInferer.of(Identity((64, 64))), grid=PriorGrid((64, 64), 6.0))
     moved = affine.copy()
     moved[0, 3] += 5
     nib.save(nib.Nifti1Image(labels, moved), tmp_path / "moved.nii.gz")

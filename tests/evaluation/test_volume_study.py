@@ -62,7 +62,7 @@ class CountingPrior:
 
 def inferer(**settings) -> KLIPInferer:
     options = {"window_levels": 2, "sampler_levels": 0, "lowpass_px": 1.0, "smoothing_px": 1.0, "null": "none"}
-    return KLIPInferer(Identity(GRID.image_shape), **options | settings)
+    return KLIPInferer.of(Identity(GRID.image_shape), **options | settings)
 
 
 def scores(prior) -> dict[str, Scorer]:
@@ -197,7 +197,7 @@ def test_a_bundle_s_score_is_made_under_each_setting_with_its_reference(tmp_path
     weights.write_bytes(b"0")
     parts = {"network": GaussianDenoiser(), "inferer": inferer(), "grid": GRID, "weights": weights}
     made = scores_by_settings({"a": {}, "b": {"lowpass_z_mm": 3.0}}, **parts, id_references=tmp_path)
-    assert [score.inferer.lowpass_z_mm for score in made.values()] == [0.0, 3.0]
+    assert [score.inferer.reading.lowpass_z_mm for score in made.values()] == [0.0, 3.0]
     assert all(score.reference is None for score in made.values())
     with pytest.raises(BundleError, match="none of the 0 in"):
         scores_by_settings({"c": {"null": "contrast"}}, **parts, id_references=tmp_path)

@@ -91,7 +91,6 @@ def test_the_scoring_configuration_of_the_patch_prior_takes_what_its_training_re
     prior, inferer = scoring.get_parsed_content("network"), scoring.get_parsed_content("inferer")
     assert prior.unet.image_shape == network.unet.image_shape
     assert prior.unet.sigma_data == network.unet.sigma_data
-    inferer.window_levels = inferer.sampler_levels = 2
-    density = inferer(torch.zeros(1, 1, 128, 128), prior)
+    density = inferer.changed(window_levels=2, sampler_levels=2)(torch.zeros(1, 1, 128, 128), prior)
     assert density.shape == (1, 1, 128, 128)
     assert bool((density > 0).all())

@@ -55,7 +55,7 @@ class Prior(torch.nn.Module):
 @pytest.fixture
 def inferer() -> KLIPInferer:
     operator = make_operator("sparse_view", image_shape=(32, 32), pixel_mm=12.0, views=8)
-    return KLIPInferer(operator, sampler_levels=4, window_levels=3, batch_size=3, skin_px=1.0)
+    return KLIPInferer.of(operator, sampler_levels=4, window_levels=3, batch_size=3, skin_px=1.0)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def mask(tmp_path):
 def reading(inferer: KLIPInferer, **options: object) -> Compose:
     """What a bundle does before scoring."""
     to_grid = ToPriorGridd("image", grid=GRID, source_key="source", body_key="body")
-    return Compose([LoadSeriesd("image"), to_grid, LoadRegiond("roi", skin_px=inferer.skin_px, **options)])
+    return Compose([LoadSeriesd("image"), to_grid, LoadRegiond("roi", skin_px=inferer.reading.skin_px, **options)])
 
 
 def by_engine(small_ct, roi, inferer, output, *, keep_names: bool = False) -> dict:

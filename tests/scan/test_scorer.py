@@ -102,7 +102,7 @@ def test_a_limited_angle_has_its_own_range_of_views() -> None:
 
 
 def test_without_a_reference_there_are_heat_maps_and_no_cases(small: Path) -> None:
-    inferer = KLIPInferer(Identity((32, 32)), sampler_levels=0, window_levels=2)
+    inferer = KLIPInferer.of(Identity((32, 32)), sampler_levels=0, window_levels=2)
     bare = Scorer(GaussianDenoiser(), inferer, grid=PriorGrid((32, 32), 12.0))
     scan = bare.read(small)
     heatmap, score = bare.heatmap_of(scan)

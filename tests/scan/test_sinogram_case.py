@@ -115,7 +115,7 @@ def test_the_map_is_that_of_the_slice_with_this_operator_and_noise():
     measured = measured_slice(sinogram(ellipse(hu=40, air_hu=AIR_HU), mu_window=WINDOW), GRID)
     options = {"window": (0.6, 0.1), "window_levels": 4, "sampler_levels": 10}
     scorer = Scorer(
-        prior, KLIPInferer(Identity((32, 32)), **options), grid=GRID, provenance=Provenance("test", "0", "")
+        prior, KLIPInferer.of(Identity((32, 32)), **options), grid=GRID, provenance=Provenance("test", "0", "")
     )
     case = score_sinogram(sinogram(ellipse(hu=40, air_hu=AIR_HU), mu_window=WINDOW), scorer)
     one = scorer.measuring(measured.operator, noise=measured.noise, cg_iterations=CG_ITERATIONS).inferer

@@ -38,7 +38,7 @@ def scan(slices: int, *, seed: int = 0, shape: tuple[int, int] = SHAPE) -> torch
 
 def inferer(**options) -> KLIPInferer:
     settings = {"operator": Identity(SHAPE), "sampler_levels": 0, "window_levels": 4, "lowpass_px": 2.0}
-    return KLIPInferer(**settings | options)
+    return KLIPInferer.of(**settings | options)
 
 
 @pytest.mark.parametrize("slice_mm", [0.6, 1.5, 5.0])
@@ -110,7 +110,7 @@ def test_density_of_a_gaussian_prior_is_the_closed_form_in_three_dimensions():
     # mean along the scan: 1/2 |W mu|^2 / s^2 + c |W|^2.
     slices, std, noise, draws = 6, 0.7, 0.1, 40
     images = scan(slices, seed=3, shape=(8, 8))
-    one = KLIPInferer(
+    one = KLIPInferer.of(
         Identity((8, 8)),
         noise_std=noise,
         data_std=std,

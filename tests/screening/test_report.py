@@ -15,6 +15,7 @@ from screened import PROVENANCE, reference, screened
 
 from klip_monai.errors import OutputError
 from klip_monai.io.preview import write_preview
+from klip_monai.io.shown import Shown
 from klip_monai.scoring import Candidate
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.report import write_report
@@ -141,7 +142,7 @@ def test_a_thumbnail_is_the_worst_slice_of_the_preview(tmp_path):
     preview = tmp_path / "s_preview.png"
     scan = np.full(shape, 40.0, np.float32)
     affine = np.diag([5.0, 5.0, 60.0, 1.0])
-    write_preview(preview, scan, heat, labels, affine, title="s", scale=(0.1, 0.9), thresholds=(0.5, 0.9))
+    write_preview(preview, Shown(scan, heat, labels, affine, (0.1, 0.9)), title="s", thresholds=(0.5, 0.9))
     url = thumbnail(preview)
     picture = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/webp;base64,"))))
     assert picture.size == (WIDTH, HEIGHT)

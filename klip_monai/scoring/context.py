@@ -10,6 +10,7 @@ that surroundings do not: faint lesions in smooth tissue. Either takes off a par
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from klip_monai.errors import BundleError, InputError
 from klip_monai.one_thread_each import one_thread_each
@@ -167,8 +168,9 @@ class ContextNull:
             noise_left: float32 (B,), see :func:`klip_monai.scoring.surroundings.surroundings`.
 
         Returns:
-            Float32 (B, 1, H, W), nats per pixel of average healthy tissue.
+            Float32 (B, 1, H, W), nats per pixel of average healthy tissue; beside the body by contrast alone.
         """
+
         def work(some: slice) -> torch.Tensor:
             with torch.inference_mode():
                 return self._calibrated(density[some], images[some], body[some], noise_left[some])
@@ -186,8 +188,13 @@ class ContextNull:
         """The heat map of a part, (B, 1, H, W)."""
         coarse = density[:, :1]
         features = surroundings(images, body, coarse, pixel_mm=self.pixel_mm, noise_left=noise_left)
-        mean, _ = self.network(features.movedim(1, -1))
-        expected = interpolate(mean[:, None], density.shape[-2:], mode="bilinear").exp()
+        # Only the body counts, and its pixels are interpolated from the places of its own and those next to them. The
+        # first row goes along in any case, as for a handful of places a CPU adds in another order.
+        near = max_pool2d(avg_pool2d(body.float(), density.shape[-1] // features.shape[-1]), 3, stride=1, padding=1) > 0
+        near[..., 0, :] = True
+        mean = torch.full_like(near, math.log(self.contrast.average), dtype=density.dtype)
+        mean[near], _ = self.network(features.movedim(1, -1)[near[:, 0]])
+        expected = interpolate(mean, density.shape[-2:], mode="bilinear").exp()
         gain = (self.contrast.average / expected) ** self.contrast.strength
         calibrated = self.contrast.heatmap(coarse, images) * gain
         return calibrated if self.sharp is None else torch.maximum(calibrated, density[:, 1:] * self.sharp)

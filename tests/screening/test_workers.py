@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from screen_runs import screen, screen_command
 
-from klip_monai.screening import engine, session
+from klip_monai.screening import engine, session, workers
 from klip_monai.screening.discovery import ArchiveIndex
 from klip_monai.screening.entry import State
 from klip_monai.screening.kill_study import begins, contents, workers_of
@@ -52,6 +53,12 @@ def test_a_killed_process_and_a_killed_worker_leave_what_an_undisturbed_run_leav
     assert tally.counts[State.scored] == 5
     assert contents(tmp_path) == contents(screened)
     assert not list(tmp_path.rglob(".klip-staging*"))
+
+
+def test_a_worker_process_has_its_libraries_frozen_as_the_command_has():
+    with workers.local_cluster(1) as cluster:
+        (frozen,) = cluster._client.run(gc.get_freeze_count).values()
+    assert frozen > 100_000
 
 
 @pytest.mark.parametrize("when", ["done", "started"])

@@ -91,11 +91,11 @@ def cluster(tmp_path) -> Iterator[Path]:
     """Scheduler file of a Dask cluster that was started as the recipes say: a scheduler and two workers."""
     file = tmp_path / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
-    where = ["--scheduler-file", str(file), "--no-dashboard"]
+    where, preload = ["--scheduler-file", str(file), "--no-dashboard"], ["--preload", "klip_monai.cli.libraries"]
     env = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
     commands = [
         [*dask, "scheduler", *where, "--host", "127.0.0.1", "--port", "0"],
-        [*dask, "worker", *where, "--nworkers", "2", "--nthreads", "1", "--local-directory", str(tmp_path)],
+        [*dask, "worker", *where, "--nworkers", "2", "--nthreads", "1", "--local-directory", str(tmp_path), *preload],
     ]
     processes = []
     try:

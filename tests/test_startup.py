@@ -49,10 +49,15 @@ def command(*args: str) -> dict[str, Any]:
         (["score", "--sinogram", "no_such_data.npy"], "which is no file"),
         (["screen", SERIES, "--outputs", "nifty"], "got nifty, expected some of nifti"),
         (["screen", SERIES, "--bundle", "klip_ct_head"], "expected a bundle's folder or one of klip_ct_abdomen"),
+        (["bench", "levles"], "got levles, expected some of precision"),
+        (["bench", "end-to-end", "--input", "no_such_scan"], "does not exist"),
+        (["bench", "end-to-end", "--against", "no_such_python"], "expected the Python interpreter"),
+        (["bench", "--bundle", "klip_ct_head"], "expected a bundle's folder or one of klip_ct_abdomen"),
+        (["bench", "--json", str(SAMPLES)], "expected a file"),
     ],
 )
 def test_what_was_asked_wrongly_is_refused_before_anything_heavy_is_imported(tmp_path, args, words):
-    output = [] if "--output" in args else ["--output", str(tmp_path / "out")]
+    output = [] if "--output" in args or args[0] == "bench" else ["--output", str(tmp_path / "out")]
     refused = command(*args, *output)
     assert refused["result"] == 2
     assert words in refused["stderr"]
@@ -80,5 +85,5 @@ result = [gc.isenabled(), gc.get_freeze_count()]
     assert collecting
     assert never_searched > 100_000
     ours = {f"klip_monai.{name}" for name in ("evaluation", "training", "phantom", "screening", "viewer")}
-    others = {"highdicom", "astra", "dask", "pyarrow", "pandas"}
+    others = {"highdicom", "astra", "dask", "pyarrow", "pandas", "torch._dynamo"}
     assert opened["modules"] & (ours | others) == set()

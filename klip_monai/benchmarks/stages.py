@@ -9,9 +9,10 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from klip_monai.benchmarks.cost import Cost, Row
 from klip_monai.benchmarks.processes import THIS, run_python
 from klip_monai.benchmarks.subject import AT_A_TIME, Subject
-from klip_monai.benchmarks.timing import Cost, Row, as_in_a_pass, least_costs
+from klip_monai.benchmarks.timing import as_in_a_pass, least_costs
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.preview import write_preview

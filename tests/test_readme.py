@@ -86,5 +86,5 @@ def test_the_python_of_the_readme_runs_as_it_stands_and_finds_the_lesion(tmp_pat
     exec(compile(code, "README.md", "exec"), names)
     assert names["case"].candidates[0].peak_ras_mm == pytest.approx(LESION_RAS_MM, abs=LESION_RADIUS_MM)
     assert "\n1 (" in "\n" + capsys.readouterr().out
-    written = {path.name.partition("ct-12bfefbe")[2] for path in (tmp_path / "out_python").iterdir()}
+    written = {path.name.partition("ct-12bfefbe")[2] for path in (tmp_path / "out" / "python").iterdir()}
     assert written == {"_heatmap.nii.gz", "_labels.nii.gz", ".mrb", "_preview.png", "_summary.json"}

@@ -199,7 +199,7 @@ def test_a_patient_on_both_sides_is_refused(tmp_path):
 
 
 def test_the_study_in_the_readme_is_one_of_under_25_lines(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "klip_monai" / "evaluation" / "README.md").read_text()
     text = readme.split("```yaml\n")[1].split("```")[0]
     assert len(text.splitlines()) < 25
     (tmp_path / "study.yaml").write_text(text)

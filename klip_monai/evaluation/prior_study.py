@@ -16,10 +16,10 @@ from torch.nn.functional import avg_pool2d
 from klip_monai.evaluation.tables import save_report, table
 from klip_monai.evaluation.total_variation import total_variation
 from klip_monai.inferer import KLIPInferer
-from klip_monai.prior import Denoiser, EDMLoss, FixedNoisePrepareBatch, log_sigmas
+from klip_monai.prior import Denoiser, log_sigmas
 from klip_monai.sampling import prior_sample
 from klip_monai.slice_generator import SliceGenerator
-from klip_monai.training import SliceSet
+from klip_monai.training import EDMLoss, FixedNoisePrepareBatch, SliceSet
 
 _POOL = 4  # nearest neighbours are looked for at a quarter of the resolution, so that noise does not decide
 _BATCH = 16
@@ -76,7 +76,7 @@ def run_prior_study(
         train: slices that it was trained on.
         held_out: slices of other patients.
         sigmas: noise levels of the losses.
-        sigma_data: see :class:`klip_monai.prior.EDMLoss`.
+        sigma_data: see :class:`klip_monai.training.EDMLoss`.
         tv_weights: see :func:`reconstructions`.
         count: number of samples, and of held-out slices to reconstruct.
         stride: every how manieth training slice the loss is taken over.
@@ -152,7 +152,7 @@ def loss_per_sigma(
         network: the prior.
         data: the slices; pixels of unknown value do not count.
         sigmas: noise levels.
-        sigma_data: see :class:`klip_monai.prior.EDMLoss`.
+        sigma_data: see :class:`klip_monai.training.EDMLoss`.
         stride: every how manieth slice to take.
     """
     loss, prepare = EDMLoss(sigma_data), FixedNoisePrepareBatch(sigmas)

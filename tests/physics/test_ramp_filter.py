@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.physics.filters import ramp_filter
+from klip_monai.physics.filtered_back_projection import ramp_filter
 
 
 @pytest.mark.parametrize("detectors", [1, 2, 13, 16])

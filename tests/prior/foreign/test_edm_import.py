@@ -7,7 +7,7 @@ from monai.bundle import ConfigParser
 
 from klip_monai.errors import BundleError
 from klip_monai.prior import EDMDenoiser, SongUNet
-from klip_monai.prior.edm_import import import_edm
+from klip_monai.prior.foreign.edm_import import import_edm
 
 SETTINGS = {
     "img_resolution": 16,

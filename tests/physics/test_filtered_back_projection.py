@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from klip_monai.errors import InputError
 from klip_monai.physics import FanBeam, ParallelBeam, Tomography
-from klip_monai.physics.fan_beam_fbp import fan_beam_fbp, redundancy_weights
+from klip_monai.physics.filtered_back_projection import fan_beam_fbp, redundancy_weights
 
 SIDE, PIXEL_MM = 64, 1.5
 FAR = {"source_mm": 570.0, "detector_mm": 500.0}

@@ -12,8 +12,8 @@ import torch
 from ignite.engine import Engine, Events
 
 from klip_monai.errors import BundleError, InputError, OutputError
-from klip_monai.prior.batches import SeededBatchSampler
 from klip_monai.prior.files import read_plain, write_whole
+from klip_monai.training.batches import SeededBatchSampler
 
 _FORMAT = 1
 _logger = logging.getLogger(__name__)

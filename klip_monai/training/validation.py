@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from klip_monai.prior.loss import EDMLoss
 from klip_monai.prior.weights import save_weights
+from klip_monai.training.loss import EDMLoss
 
 
 def _prediction_and_target(output: Mapping[str, Any]) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:

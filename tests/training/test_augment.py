@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from klip_monai.prior import BatchAugment
+from klip_monai.training import BatchAugment
 
 STILL = {"rotation": 0.0, "scale": 0.0, "translation": 0.0, "contrast": 0.0, "probability": 1.0}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from klip_monai.errors import BundleError
-from klip_monai.prior.imported import ImportedPrior
+from klip_monai.prior.foreign.imported import ImportedPrior
 from klip_monai.prior.variance_preserving import PREDICTIONS
 from klip_monai.prior.weights import read_state
 

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from klip_monai.errors import InputError
-from klip_monai.prior.augment import BatchAugment
-from klip_monai.prior.loss import EDMPrepareBatch, Prepared, noised
 from klip_monai.prior.patches import AIR, PatchGrid
+from klip_monai.training.augment import BatchAugment
+from klip_monai.training.loss import EDMPrepareBatch, Prepared, noised
 
 
 class PatchPrepareBatch(EDMPrepareBatch):

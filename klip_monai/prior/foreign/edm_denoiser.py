@@ -9,8 +9,8 @@ from torch import nn
 
 from klip_monai.errors import BundleError, InputError
 from klip_monai.prior.denoiser import per_slice
+from klip_monai.prior.foreign.song_unet import SongUNet
 from klip_monai.prior.preconditioning import preconditioned
-from klip_monai.prior.song_unet import SongUNet
 
 
 class EDMDenoiser(nn.Module):

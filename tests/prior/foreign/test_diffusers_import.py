@@ -11,8 +11,8 @@ from monai.bundle import ConfigParser
 
 from klip_monai.errors import BundleError
 from klip_monai.prior import VariancePreservingDenoiser
-from klip_monai.prior.diffusers_import import import_diffusers
-from klip_monai.prior.imported import ImportedPrior
+from klip_monai.prior.foreign.diffusers_import import import_diffusers
+from klip_monai.prior.foreign.imported import ImportedPrior
 
 SMALL = {
     "sample_size": 16,

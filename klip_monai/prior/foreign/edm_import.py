@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from klip_monai.errors import BundleError
-from klip_monai.prior.imported import ImportedPrior
-from klip_monai.prior.restricted_pickle import PlainObject, named_tensors, read_pickle
+from klip_monai.prior.foreign.imported import ImportedPrior
+from klip_monai.prior.foreign.restricted_pickle import PlainObject, named_tensors, read_pickle
 
 _PRECONDITIONINGS = {"EDMPrecond": 1, "Patch_EDMPrecond": 3}  # class: input channels of a network for gray slices
 _NETWORK = "SongUNet"

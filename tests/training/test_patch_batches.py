@@ -8,19 +8,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from klip_monai.errors import InputError
-from klip_monai.prior import (
+from klip_monai.prior import PatchDenoiser, UNetDenoiser
+from klip_monai.prior.patches import AIR
+from klip_monai.training import (
     BatchAugment,
     EDMLoss,
     ExponentialMovingAverage,
     FixedNoisePrepareBatch,
     GradientClip,
-    PatchDenoiser,
     PatchPrepareBatch,
     SeededBatchSampler,
     TrainingCheckpoint,
-    UNetDenoiser,
 )
-from klip_monai.prior.patches import AIR
 
 ONE_SIZE = {"sizes": [8], "probabilities": [1.0]}
 

@@ -1,4 +1,4 @@
-"""Filtered back-projection of fan beams with a flat detector."""
+"""Filtered back-projection: the ramp filter, and fan beams with a flat detector."""
 
 from __future__ import annotations
 
@@ -8,8 +8,48 @@ import torch
 from torch.nn.functional import grid_sample
 
 from klip_monai.errors import InputError
-from klip_monai.physics.filters import ramp_filter
 from klip_monai.physics.geometry import FanBeam
+
+WINDOWS = ("ram-lak", "hann")
+
+
+def ramp_filter(sinogram: torch.Tensor, *, pitch_mm: float, window: str = "ram-lak") -> torch.Tensor:
+    """Convolve each view with the band-limited ramp.
+
+    The kernel is sampled in space (Kak and Slaney, 1988, chapter 3) and padded to a linear convolution, which keeps the
+    mean of the reconstruction right; a ramp sampled in frequency would lose it.
+
+    Args:
+        sinogram: line integrals, shape (..., detectors), float32 or float64.
+        pitch_mm: detector pitch in mm.
+        window: "ram-lak" (none) or "hann" (damps high frequencies, to zero at the Nyquist frequency).
+
+    Returns:
+        Filtered sinogram, same shape, in the unit of the input per mm.
+
+    Raises:
+        InputError: unknown window.
+    """
+    if window not in WINDOWS:
+        raise InputError(f"window: got {window!r}, expected one of {', '.join(WINDOWS)}")
+    if not sinogram.numel():
+        return sinogram  # of an empty batch, which not every FFT takes
+    detectors = sinogram.shape[-1]
+    length = 2 ** math.ceil(math.log2(2 * detectors))
+    n = torch.fft.fftfreq(length, d=1.0 / length, device=sinogram.device, dtype=torch.float64).round()
+    odd = n.remainder(2) == 1
+    kernel = torch.where(odd, -1.0 / (math.pi * pitch_mm * torch.where(odd, n, 1.0)) ** 2, 0.0)
+    kernel[0] = 1.0 / (4.0 * pitch_mm**2)
+    response = torch.fft.rfft(kernel).real * pitch_mm
+    if window == "hann":
+        response = (
+            response
+            * torch.hann_window(length, dtype=torch.float64, device=sinogram.device).roll(length // 2)[
+                : response.shape[0]
+            ]
+        )
+    spectrum = torch.fft.rfft(sinogram, n=length) * response.to(sinogram.dtype)
+    return torch.fft.irfft(spectrum, n=length)[..., :detectors]
 
 
 def fan_beam_fbp(sinogram: torch.Tensor, geometry: FanBeam, *, window: str = "ram-lak") -> torch.Tensor:
@@ -23,7 +63,7 @@ def fan_beam_fbp(sinogram: torch.Tensor, geometry: FanBeam, *, window: str = "ra
     Args:
         sinogram: line integrals, shape (B, 1, views, detectors), in image units times mm, float32 or float64.
         geometry: the acquisition, without a list of `view_angles`.
-        window: "ram-lak" or "hann", see :func:`klip_monai.physics.filters.ramp_filter`.
+        window: "ram-lak" or "hann", see :func:`ramp_filter`.
 
     Returns:
         Images, shape (B, 1, H, W), in image units, dtype and device of `sinogram`.

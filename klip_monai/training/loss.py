@@ -11,7 +11,7 @@ from monai.utils import CommonKeys
 from torch import nn
 
 from klip_monai.errors import InputError
-from klip_monai.prior.augment import BatchAugment
+from klip_monai.training.augment import BatchAugment
 
 Prepared = tuple[torch.Tensor, dict[str, torch.Tensor], tuple[Any, ...], dict[str, Any]]
 

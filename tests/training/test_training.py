@@ -12,20 +12,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from klip_monai.errors import BundleError, InputError, KlipError
-from klip_monai.prior import (
+from klip_monai.prior import GaussianDenoiser, load_weights
+from klip_monai.training import (
     BestWeights,
     DenoisingLoss,
     EDMLoss,
     ExponentialMovingAverage,
     FixedNoisePrepareBatch,
-    GaussianDenoiser,
     GradientClip,
     SeededBatchSampler,
     TimeBudget,
     ValidationReport,
-    load_weights,
 )
-from klip_monai.prior.handlers import warmup_cosine
+from klip_monai.training.handlers import warmup_cosine
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from klip_monai.errors import BundleError
-from klip_monai.prior.restricted_pickle import PlainObject, named_tensors, read_pickle
+from klip_monai.prior.foreign.restricted_pickle import PlainObject, named_tensors, read_pickle
 
 
 class Call:

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.prior import EDMLoss, EDMPrepareBatch, FixedNoisePrepareBatch, GaussianDenoiser
+from klip_monai.prior import GaussianDenoiser
+from klip_monai.training import EDMLoss, EDMPrepareBatch, FixedNoisePrepareBatch
 
 
 def test_weighted_loss_of_the_exact_denoiser_is_one_at_every_level():

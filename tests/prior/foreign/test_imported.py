@@ -9,8 +9,8 @@ from monai.bundle import ConfigParser
 
 from klip_monai.errors import InputError
 from klip_monai.prior import PatchDenoiser, SongUNet
-from klip_monai.prior.edm_import import import_edm
-from klip_monai.prior.imported import ImportedPrior
+from klip_monai.prior.foreign.edm_import import import_edm
+from klip_monai.prior.foreign.imported import ImportedPrior
 
 PADDED, SLICE, PATCH, SLACK, SIGMA_DATA = 28, 20, 8, 4, 0.5
 SETTINGS = {

@@ -6,7 +6,9 @@ Finding them imports neither PyTorch nor MONAI, so that a misspelt name costs no
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,19 +131,32 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
         raise BundleError(f"bundle {bundle.name}: {Path(missing[0]).name} is missing from its configs folder")
     from monai.bundle import ConfigWorkflow
 
-    workflow = ConfigWorkflow(
-        config_file=files,
-        meta_file=str(bundle.root / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(bundle.root),
-        **overrides,
-    )
+    with _without_warnings("monai.bundle.workflows"):  # that there is no logging file, which was asked for
+        workflow = ConfigWorkflow(
+            config_file=files,
+            meta_file=str(bundle.root / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type=kind,
+            bundle_root=str(bundle.root),
+            **overrides,
+        )
     for name, value in of_inferer.items():
         workflow.parser[_place_of(name, workflow.parser)] = value
     _check_preset(bundle, workflow.parser, overrides.get("preset"))
     _set_precision(bundle, workflow.parser, precision)
     return workflow
+
+
+@contextmanager
+def _without_warnings(name: str) -> Iterator[None]:
+    """Keep a logger from warning."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _place_of(override: str, parser: ConfigParser) -> str:

@@ -8,7 +8,6 @@ from monai.bundle import ConfigWorkflow
 from klip_monai.bundle import find_bundle, open_workflow
 from klip_monai.cli.options import Operator, _flag, overrides_of
 from klip_monai.errors import InputError
-from klip_monai.physics.factory import OPERATORS
 from klip_monai.scan.overrides import check_measurement
 
 
@@ -17,10 +16,6 @@ def workflow(operator: str | None, *settings: str) -> ConfigWorkflow:
     opened = open_workflow(find_bundle("klip_ct_phantom"), "inference.json", kind="inference", **overrides)
     check_measurement(opened.parser, overrides, called=_flag)
     return opened
-
-
-def test_the_commands_have_the_operators_there_are():
-    assert [operator.value for operator in Operator] == list(OPERATORS)
 
 
 def test_a_scanner_is_described_by_its_settings():

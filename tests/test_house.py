@@ -7,9 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import klip_monai
-
-HOUSE = Path(klip_monai.__file__).parent
+HOUSE = Path(__file__).resolve().parents[1] / "klip_monai"
 MODULES = {
     ".".join(("klip_monai", *path.relative_to(HOUSE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(HOUSE.rglob("*.py"))

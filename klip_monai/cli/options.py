@@ -34,16 +34,8 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 
-class Operator(str, Enum):
-    """Measurement operators."""
-
-    sparse_view = "sparse_view"
-    limited_angle = "limited_angle"
-    fan_beam = "fan_beam"
-    blur = "blur"
-    inpainting = "inpainting"
-    identity = "identity"
-
+Operator = Enum("Operator", [(name, name) for name in OPERATORS], type=str)  # type: ignore[misc]
+"""Measurement operators."""
 
 _OPTIONS_OF_THEIR_OWN = {"views": "--views", "angle_range": "--angle-range"}
 
@@ -102,7 +94,7 @@ OperatorOption = Annotated[
     Operator | None,
     scoring_option(
         metavar="NAME",
-        help=f"How each slice is measured: {', '.join(Operator)}.  \\[default: the bundle's]",
+        help=f"How each slice is measured: {', '.join(OPERATORS)}.  \\[default: the bundle's]",
     ),
 ]
 ViewsOption = Annotated[int | None, scoring_option(min=1, help="Number of views.  \\[default: the bundle's]")]
@@ -202,7 +194,7 @@ SeedOption = Annotated[int, scoring_option(help="Same seed, weights, preset, pre
 
 
 def overrides_of(
-    operator: Operator | None = None,
+    operator: Operator | str | None = None,
     views: int | None = None,
     angle_range: float | None = None,
     settings: Sequence[str] | None = None,
@@ -218,7 +210,7 @@ def overrides_of(
     if twins and sharp:
         raise InputError("--twins, --sharp: got both, expected one; look-alikes are compared in coarse structure only")
     named = {
-        "operator": operator and operator.value,
+        "operator": getattr(operator, "value", operator),
         "views": views,
         "angle_range": angle_range,
         **_operator_settings(settings or ()),

@@ -22,7 +22,6 @@ from klip_monai.cli.options import (
     EstimatorOption,
     HUWindowOption,
     NullOption,
-    Operator,
     OperatorOption,
     OperatorSettingOption,
     Precision,
@@ -137,7 +136,7 @@ def score(
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
         overrides = overrides_of(
-            Operator.sparse_view, estimator=estimator, twins=twins, device=device, preset=preset, precision=precision
+            "sparse_view", estimator=estimator, twins=twins, device=device, preset=preset, precision=precision
         )
         files = {"overwrite": overwrite, "keep_names": keep_names}
         _score_sinogram(info, sinogram, geometry, output, seed=seed, **files, **overrides)

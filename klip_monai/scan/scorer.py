@@ -76,6 +76,7 @@ class Scorer:
         precision: str = "auto",
         preset: str | None = None,
         seed: int = 0,
+        calibrated: bool = True,
         **settings: Any,
     ) -> Scorer:
         """Open a bundle.
@@ -86,6 +87,7 @@ class Scorer:
             precision: arithmetic of the network; "auto" takes what the device is faster in.
             preset: how many passes a slice gets, where the bundle has presets; None is the bundle's choice.
             seed: the same one, and the same all else, gives the same overlay.
+            calibrated: with the ID reference of its settings; without, there are heat maps of the density as it is.
             **settings: ``operator`` by name, what it takes (:data:`klip_monai.operators.OPERATORS`), such as
                 ``views``, and settings of the inferer (:class:`klip_monai.settings.SETTINGS`), such as
                 ``estimator``, ``twins``, ``sharp``, ``null``.
@@ -100,7 +102,7 @@ class Scorer:
         workflow = open_workflow(info, "inference.json", kind="inference", seed=seed, **asked)
         check_measurement(workflow.parser, asked)
         workflow.initialize()
-        return cls.of(workflow.parser)
+        return cls.of(workflow.parser, calibrated=calibrated)
 
     @classmethod
     def of(cls, parser: ConfigParser, *, calibrated: bool = True) -> Scorer:

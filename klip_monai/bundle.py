@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from klip_monai.errors import BundleError
+from klip_monai.errors import BundleError, InputError
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
@@ -122,6 +122,7 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
 
     Raises:
         BundleError: if the bundle has no such configuration, or none of the preset or precision that is asked for.
+        InputError: for a CUDA device where there is none.
     """
     precision = overrides.pop("precision", None)
     of_inferer = {key: overrides.pop(key) for key in list(overrides) if key.startswith(_INFERER)}
@@ -129,6 +130,7 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
     missing = [name for name in files if not Path(name).is_file()]
     if missing:
         raise BundleError(f"bundle {bundle.name}: {Path(missing[0]).name} is missing from its configs folder")
+    _check_device(str(overrides.get("device", "")))
     from monai.bundle import ConfigWorkflow
 
     with _without_warnings("monai.bundle.workflows"):  # that there is no logging file, which was asked for
@@ -145,6 +147,15 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
     _check_preset(bundle, workflow.parser, overrides.get("preset"))
     _set_precision(bundle, workflow.parser, precision)
     return workflow
+
+
+def _check_device(device: str) -> None:
+    if "cuda" not in device:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise InputError("device: got cuda, expected cpu or auto, as PyTorch finds no CUDA device here")
 
 
 @contextmanager

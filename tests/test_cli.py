@@ -16,8 +16,10 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
 from command_line import klip_monai
 
+from klip_monai import __version__
 from klip_monai.bundle import DEFAULT_BUNDLE
 from klip_monai.cli.options import out
 from klip_monai.cli.score import _print_result
@@ -296,3 +298,14 @@ def test_help_names_what_is_taken_by_default():
 
 def test_square_brackets_in_a_path_are_not_taken_for_markup(tmp_path):
     assert_refused(klip_monai("score", tmp_path / "no[such]scan.nii", "--output", tmp_path / "out"), "no[such]scan.nii")
+
+
+def test_the_version_is_printed():
+    result = klip_monai("--version")
+    assert (result.returncode, result.stdout) == (0, f"klip-monai {__version__}\n")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_cuda_device_that_there_is_not_is_refused_in_a_line(tmp_path):
+    result = klip_monai("score", SAMPLES / "lesion.nii.gz", "-o", tmp_path / "out", "--device", "cuda")
+    assert_refused(result, "device: got cuda, expected cpu or auto")

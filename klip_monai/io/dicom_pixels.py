@@ -16,7 +16,15 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.pixels import iter_pixels
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
@@ -140,7 +148,7 @@ def frame_headers(header: Dataset, files: DicomFiles) -> list[Dataset]:
         is its number in the file, from 0.
     """
     with files.open(header.source, limit=HEADER_BYTES) as stream:
-        image = dcmread(stream, stop_before_pixels=True)
+        image = dcmread(stream, force=True, stop_before_pixels=True)
     frames = []
     for number, per_frame in enumerate(image.PerFrameFunctionalGroupsSequence):
         frame = Dataset()
@@ -218,10 +226,20 @@ def to_hu(stored: npt.NDArray[Any], header: Dataset, label: str) -> npt.NDArray[
 def _decode(files: DicomFiles, file: DicomFile, frames: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
     """Stored pixel values of frames of a file, one at a time."""
     with files.open(file) as stream:
-        dataset = dcmread(stream)
+        dataset = dcmread(stream, force=True)
+    _complete_syntax(dataset)
     _require_jpeg_end(dataset)
     compressed = UID(str(dataset.file_meta.TransferSyntaxUID)) in _JPEG_FAMILY
     yield from iter_pixels(dataset, indices=frames, decoding_plugin="pylibjpeg" if compressed else "")
+
+
+def _complete_syntax(dataset: Dataset) -> None:
+    """Put in the transfer syntax that a file without one was parsed by; packed pixels stay unknown."""
+    if dataset.file_meta.get("TransferSyntaxUID") or dataset["PixelData"].is_undefined_length:
+        return
+    implicit, little = dataset.original_encoding
+    plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
 
 
 def _require_jpeg_end(dataset: Dataset) -> None:

@@ -76,7 +76,7 @@ def _read(path: Path | ListedFiles, names: Collection[str]) -> list[Dataset]:
             for file in files:
                 if file.name in names:
                     with files.open(file, limit=HEADER_BYTES) as stream:
-                        found.append(dcmread(stream, stop_before_pixels=True))
+                        found.append(dcmread(stream, force=True, stop_before_pixels=True))
     except Exception as error:  # pydicom and the archive modules raise many types on files that have changed
         raise _gone(path) from error
     if len(found) < len(names):

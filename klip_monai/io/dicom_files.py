@@ -22,7 +22,7 @@ from klip_monai.errors import InputError
 from klip_monai.io.claims import MAX_RATIO, is_bomb
 from klip_monai.io.folders import walk
 from klip_monai.io.formats import FILE_FORMATS, suffix_of
-from klip_monai.io.kinds import BAD_ARCHIVE, ENCRYPTED, NOT_THERE, START_BYTES, UNLISTED, begins_like_archive
+from klip_monai.io.kinds import BAD_ARCHIVE, ENCRYPTED, LINK, NOT_THERE, START_BYTES, UNLISTED, begins_like_archive
 
 Readable = BinaryIO | io.BufferedIOBase | io.RawIOBase
 
@@ -245,9 +245,10 @@ class DicomFiles:
                 archive.members.clear()  # type: ignore[attr-defined]  # or the headers of all members stay in memory
                 total, count = total + member.size, count + 1
                 self._check_size(path, count, total)
-                if member.isreg() and not member.issparse():
+                if not member.isdir():
                     place = Member(member.offset_data, member.size, streamed=streamed)
-                    yield DicomFile(str(PurePosixPath(member.name)), path, place)
+                    problem = "" if member.isreg() and not member.issparse() else LINK
+                    yield DicomFile(str(PurePosixPath(member.name)), path, place, problem)
         except _DAMAGE as error:
             raise self._damaged() from error
 

@@ -146,10 +146,15 @@ def frame_headers(header: Dataset, files: DicomFiles) -> list[Dataset]:
     Returns:
         One dataset a frame with the tags of the file, and its own geometry, phase and rescale, in file order; `frame`
         is its number in the file, from 0.
+
+    Raises:
+        ValueError: the file has another number of frames than it says.
     """
     with files.open(header.source, limit=HEADER_BYTES) as stream:
         image = dcmread(stream, force=True, stop_before_pixels=True)
     frames = []
+    if len(image.PerFrameFunctionalGroupsSequence) != int(header.get("NumberOfFrames") or 1):
+        raise ValueError("frames without a place")
     for number, per_frame in enumerate(image.PerFrameFunctionalGroupsSequence):
         frame = Dataset()
         frame.update(header)

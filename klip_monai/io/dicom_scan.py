@@ -40,8 +40,9 @@ from klip_monai.io.kinds import (
 )
 
 _SERIES_COUNT, _ACQUISITION_COUNT = "NumberOfSeriesRelatedInstances", "ImagesInAcquisition"
+_PART_COUNT = "InConcatenationTotalNumber"
 _DISPENSABLE = (
-    *("SeriesDescription", "ContrastBolusAgent", "PatientID", _SERIES_COUNT, _ACQUISITION_COUNT),
+    *("SeriesDescription", "ContrastBolusAgent", "PatientID", _SERIES_COUNT, _ACQUISITION_COUNT, _PART_COUNT),
     *(*PHASE_TAGS, *FILE_TAGS),
 )
 _HEADER_TAGS = [
@@ -165,6 +166,10 @@ def _miscounts(volume: Sequence[Dataset], series: Sequence[Dataset], instances: 
     said = _count(volume, _SERIES_COUNT)
     if said and said != instances and said != len({text(header, "SOPInstanceUID") for header in series}):
         found.append(f"got {instances} files of the series where they say {said} ({_SERIES_COUNT})")
+    parts = len({text(header, "SOPInstanceUID") for header in volume})
+    said = _count(volume, _PART_COUNT)
+    if said and said != parts:
+        found.append(f"got {parts} files of the volume where they say {said} ({_PART_COUNT})")
     for number in sorted({text(header, "AcquisitionNumber") for header in volume}):
         mine, all_ = (
             [header for header in headers if text(header, "AcquisitionNumber") == number]

@@ -73,8 +73,10 @@ def value_of(header: Header, tag: str) -> str:
 def text(header: Header, keyword: str) -> str:
     """Value of a tag on one line, without control characters that would act on a terminal."""
     value = header.get(keyword)
-    # To print nested items would take minutes, and tell what they hold.
-    return "" if isinstance(value, Items) else " ".join(printable(str(value or "")).split())
+    # To print nested items would take minutes, and tell what they hold. Most values are text; to ask for that is fast.
+    return (
+        "" if not isinstance(value, str) and isinstance(value, Items) else " ".join(printable(str(value or "")).split())
+    )
 
 
 def n_frames(header: Header) -> int:

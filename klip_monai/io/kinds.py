@@ -20,11 +20,12 @@ DAMAGED, UNREADABLE, BAD_ARCHIVE = "damaged", "unreadable file", "damaged or ove
 NOT_DICOM, EMPTY, ZEROS, GZIP = "not DICOM", "empty file", "file of zeros", "file packed by gzip"
 ENCRYPTED, NOT_THERE, UNLISTED = "encrypted file", "file named by DICOMDIR and not there", "unreadable folder"
 INNER_ARCHIVE, VOLUME = "archive in an archive", "NIfTI, NRRD or MetaImage file"
+LINK = "link, device or sparse file in a tar"
 
 SURELY_LOST = (DAMAGED, UNREADABLE, NOT_THERE)
 """Files that were DICOM, or nobody knows what: whatever their name, they may be slices of the series around them."""
 
-PERHAPS_LOST = (NOT_DICOM, EMPTY, ZEROS, GZIP, ENCRYPTED)
+PERHAPS_LOST = (NOT_DICOM, EMPTY, ZEROS, GZIP, ENCRYPTED, LINK)
 """Files that may be slices of the series around them if they are named like them."""
 
 CLOSED = (ENCRYPTED, INNER_ARCHIVE, GZIP, BAD_ARCHIVE, UNLISTED)

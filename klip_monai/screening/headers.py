@@ -10,7 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice
 from multiprocessing import get_context
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
@@ -19,7 +19,7 @@ from klip_monai.io.dicom_head import read_head
 from klip_monai.io.dicom_pixels import quiet_pydicom
 from klip_monai.io.dicom_scan import damage, what_it_is
 from klip_monai.io.dicom_volumes import n_frames, place, text
-from klip_monai.io.formats import FILE_FORMATS, suffix_of
+from klip_monai.io.formats import FILE_FORMATS
 from klip_monai.io.kinds import (
     DAMAGED,
     DICOM,
@@ -44,6 +44,7 @@ TRAITS = (
 """Tags by which volumes of a series differ that may lie at places of their own."""
 
 _DETACHED = (".nhdr", ".mhd")
+_VOLUME_SUFFIXES = tuple(FILE_FORMATS)
 _NO_IMAGES = (NOT_DICOM, GZIP, INNER_ARCHIVE, "file packed by bzip2", "file packed by xz")
 _SAMPLES, _SAMPLE_BYTES = 9, 2**15
 _CHUNK = 256
@@ -168,7 +169,7 @@ def _read(task: Task) -> Facts:
     path = task.path
     try:
         with open(path, "rb", buffering=0) as stream:
-            if suffix_of(PurePath(path)) in FILE_FORMATS:
+            if path.lower().endswith(_VOLUME_SUFFIXES):
                 return _volume_facts(stream, task)
             facts = _facts(stream, path, task.folder, path)
             if facts.what in _NO_IMAGES:
@@ -212,7 +213,7 @@ def _dicom_facts(stream: Readable, folder: str, path: str) -> Facts | None:
         hash63(text(header, "SOPInstanceUID") or path),
         n_frames(header),
         None if position is None else hash(position),
-        crc32("\0".join(str(header.get(keyword) or "") for keyword in TRAITS).encode()),
+        crc32(repr([header.get(keyword) for keyword in TRAITS]).encode()),
         (
             text(header, "Modality"),
             text(header, "SeriesDescription"),

@@ -17,7 +17,7 @@ from klip_monai.io.dicom_files import DicomFiles, ListedFiles
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
 from klip_monai.io.dicom_pixels import check_rescale, iter_stored, numbers, quiet_pydicom, to_hu
 from klip_monai.io.dicom_scan import Lost, Scan, describe, scan_headers
-from klip_monai.io.dicom_volumes import SAME_TAGS, n_frames, phase_tag, text, value_of
+from klip_monai.io.dicom_volumes import SAME_TAGS, n_frames, phase_tag, tag_between, text, value_of
 from klip_monai.io.kinds import ADVICE, CLOSED, DAMAGED, VOLUME, summed
 from klip_monai.io.names import pseudonym
 
@@ -272,8 +272,14 @@ def _require_same(
 
 def _list(volumes: Mapping[str, Sequence[Dataset]]) -> str:
     """Name the series of a message, the first few of many."""
-    shown = "; ".join(describe(key, headers) for key, headers in list(volumes.items())[:_MAX_LISTED]) or "none"
-    return shown + (f"; and {len(volumes) - _MAX_LISTED} more" if len(volumes) > _MAX_LISTED else "")
+    parts: dict[str, list[Dataset]] = {}
+    for key, headers in volumes.items():
+        parts.setdefault(key.partition("#")[0], []).append(headers[0])
+    shown = "; ".join(
+        describe(key, headers, tag_between(parts[key.partition("#")[0]]))
+        for key, headers in list(volumes.items())[:_MAX_LISTED]
+    )
+    return (shown or "none") + (f"; and {len(volumes) - _MAX_LISTED} more" if len(volumes) > _MAX_LISTED else "")
 
 
 def _name(header: Dataset) -> str:

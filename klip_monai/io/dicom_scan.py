@@ -187,13 +187,14 @@ def _count(headers: Sequence[Dataset], keyword: str) -> int:
     return max((int(value) for value in said if value.isdecimal()), default=0)
 
 
-def describe(key: str, headers: Sequence[Dataset]) -> str:
-    """One volume in a message."""
+def describe(key: str, headers: Sequence[Dataset], tag: str = "") -> str:
+    """One volume in a message, with the tag in which it differs from others of its series."""
     first, n_slices = headers[0], sum(map(n_frames, headers))
     modality, description = text(first, "Modality"), text(first, "SeriesDescription")
     return (
         f"{key[:_SHOWN] or 'no UID'} ({modality[:_SHOWN] or 'no modality'}, "
-        f"{description[:_SHOWN] or 'no description'}, {n_slices} slices)"
+        f"{description[:_SHOWN] or 'no description'}, {n_slices} slices"
+        f"{f', {tag} {text(first, tag)[:_SHOWN] or None}' if tag else ''})"
     )
 
 

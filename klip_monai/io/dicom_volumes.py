@@ -58,7 +58,12 @@ def split(headers: list[Dataset]) -> list[list[Dataset]]:
 
 def phase_tag(headers: Sequence[Header]) -> str:
     """First tag in which headers of slices at one place differ, or "" if none does."""
-    return next((tag for tag in PHASE_TAGS if len({value_of(header, tag) for header in headers}) > 1), "")
+    return _differing(headers, PHASE_TAGS)
+
+
+def tag_between(headers: Sequence[Header]) -> str:
+    """First tag in which the volumes of a series differ, from one header of each; "" if none does."""
+    return _differing(headers, (*PHASE_TAGS, *FILE_TAGS))
 
 
 def value_of(header: Header, tag: str) -> str:
@@ -74,9 +79,9 @@ def text(header: Header, keyword: str) -> str:
     """Value of a tag on one line, without control characters that would act on a terminal."""
     value = header.get(keyword)
     # To print nested items would take minutes, and tell what they hold. Most values are text; to ask for that is fast.
-    return (
-        "" if not isinstance(value, str) and isinstance(value, Items) else " ".join(printable(str(value or "")).split())
-    )
+    if not isinstance(value, str) and isinstance(value, Items):
+        return ""
+    return " ".join(printable(str(value or "")).split())
 
 
 def n_frames(header: Header) -> int:
@@ -97,6 +102,10 @@ def distinct(headers: Sequence[Header]) -> set[Hashable]:
     return {
         (text(header, "SOPInstanceUID") or id(header), getattr(header, "frame", 0), place(header)) for header in headers
     }
+
+
+def _differing(headers: Sequence[Header], tags: Sequence[str]) -> str:
+    return next((tag for tag in tags if len({value_of(header, tag) for header in headers}) > 1), "")
 
 
 def _phases(headers: list[Dataset]) -> list[list[Dataset]]:

@@ -132,7 +132,7 @@ class Neighbours:
 
 def summed(kinds: Iterable[tuple[str, int]]) -> str:
     """Counts of files of some kinds in a message."""
-    return ", ".join(f"{count} x {what}" for what, count in kinds)
+    return ", ".join(f"{count} x {'damaged file' if what == DAMAGED else what}" for what, count in kinds)
 
 
 def _shape(name: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 from contextlib import ExitStack
+from io import IOBase
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -148,11 +149,11 @@ def _damaged(path: Path) -> InputError:
     )
 
 
-def _unpacked(path: Path, is_packed: bool) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path)) if is_packed else path.open("rb")
+def _unpacked(path: Path, is_packed: bool) -> IOBase:
+    return gzip.open(path) if is_packed else path.open("rb")
 
 
-def _load(file: BinaryIO) -> nib.Nifti1Image:
+def _load(file: Any) -> nib.Nifti1Image:
     """A file whose name does not tell whether it is packed; it has to stay open."""
     size = file.read(4)
     file.seek(0)

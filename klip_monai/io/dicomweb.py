@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from klip_monai.errors import InputError, OutputError, PacsError
 from klip_monai.io.dicomweb_http import PASSWORD, USER, named_errors, open_client
-from klip_monai.io.dicomweb_store import derived, outcome_of, refusal_in
+from klip_monai.io.dicomweb_store import derived, doubt_in, outcome_of, refusal_in
 from klip_monai.io.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Pacs:
 
         Raises:
             InputError: a UID that is none.
-            PacsError: the server cannot be reached, does not let us in, or does not answer as DICOMweb.
+            PacsError: the server cannot be reached, does not let us in, does not answer as DICOMweb, or does not page.
         """
         study_uid = study_uid and _uid("study_uid", study_uid)
         asked = {
@@ -146,8 +146,13 @@ class Pacs:
                     study_uid, limit=page, offset=offset, fields=_ASKED_FOR, search_filters=search
                 )
                 found = {series.series_uid: series for series in (_remote(self, item, study_uid) for item in items)}
-            # Nothing new: the end, or a server that knows no pages and sends the same again.
             if not found.keys() - before:
+                # The end, or a server that knows no pages and sends the first again: whole if longer than asked for.
+                if found and not series_uid and offset == len(before) <= page:
+                    raise PacsError(
+                        f"{self.url}: got the same {len(before)} series for the first and the second page, and perhaps "
+                        "not all it has, expected pages by offset; give the address of a series, or ask its operator"
+                    )
                 return
             for uid, series in found.items():
                 if uid not in before and _matches(series, wanted, since):
@@ -178,7 +183,7 @@ class Pacs:
 
         Raises:
             InputError: no such series.
-            PacsError: the server cannot be reached, does not let us in, or sent less than it says it has.
+            PacsError: the server cannot be reached, does not let us in, sent less than it has, or something else.
             OutputError: the folder cannot be written to.
         """
         remote = next(self.find_series(study_uid=study_uid, series_uid=series_uid), None)
@@ -186,22 +191,25 @@ class Pacs:
             raise InputError(f"{self.url}: got no such series in this study, expected one; check the address")
         from requests.exceptions import ChunkedEncodingError
 
-        n_fetched = 0
+        n_fetched, is_whole, written = 0, True, list[Path]()
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
+                while written:
+                    written.pop().unlink(missing_ok=True)
             with named_errors(self.url):
                 try:
-                    n_fetched = self._download(remote, Path(folder), progress)
+                    n_fetched, is_whole = self._download(remote, Path(folder), written, progress)
                 except ChunkedEncodingError:
                     if attempt == self.retries:
                         raise
                     continue
-            if n_fetched >= max(remote.n_instances, 1):
+            if is_whole and n_fetched >= max(remote.n_instances, 1):
                 return n_fetched
         raise PacsError(
-            f"{self.url}: got {n_fetched} instances of a series of {remote.n_instances}, expected all; try again, or "
-            "ask its operator whether the series is complete"
+            f"{self.url}: got {n_fetched} instances of a series of {remote.n_instances or 'an unknown number'}"
+            f"{'' if is_whole else ', which the server calls a part'}, expected all; try again, or ask its operator "
+            "whether the series is complete"
         )
 
     def store(self, objects: Iterable[Dataset | str | os.PathLike[str]]) -> int:
@@ -228,10 +236,7 @@ class Pacs:
             try:
                 with named_errors(self.url):
                     outcome = client.store_instances([dataset]) or outcome_of(answers[-1])
-                reason = refusal_in(outcome)
-                # PS3.18 10.5.3: 200 says that all was stored, with the objects named in the body or without.
-                if not reason and answers[-1].status_code != 200 and "ReferencedSOPSequence" not in outcome:
-                    reason = f"it answered {answers[-1].status_code} {answers[-1].reason}"
+                reason = refusal_in(outcome) or doubt_in(outcome, answers[-1], dataset)
             except PacsError as error:
                 reason = (refusal_in(outcome_of(answers[-1])) if answers else "") or str(error)
             if reason:
@@ -255,25 +260,40 @@ class Pacs:
             on_answer=on_answer,
         )
 
-    def _download(self, remote: RemoteSeries, folder: Path, progress: Callable[[int, int], None] | None) -> int:
-        """Write the instances of a series, each once; gives how many."""
-        uids = set[str]()
-        instances = self._client().iter_series(remote.study_uid, remote.series_uid, media_types=_AS_STORED)
-        for dataset in instances:
-            uid = str(dataset.SOPInstanceUID)
-            if uid in uids:
-                continue
-            uids.add(uid)
+    def _download(
+        self, remote: RemoteSeries, folder: Path, written: list[Path], progress: Callable[[int, int], None] | None
+    ) -> tuple[int, bool]:
+        """Write all that the server sends of a series; gives how many instances, and whether it calls that the whole.
+
+        What comes twice is written twice: whether it is the same, the reader tells from the pixels.
+        """
+        answers: list[bool] = []
+        client = self._client(lambda answer: answers.append(_is_whole(answer)))
+        uids = set[tuple[str, str]]()
+        for number, dataset in enumerate(
+            client.iter_series(remote.study_uid, remote.series_uid, media_types=_AS_STORED), start=1
+        ):
+            self._check_is_of(remote, dataset)
+            uids.add((str(dataset.SOPInstanceUID), str(dataset.get("ImagePositionPatient", ""))))
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                dataset.save_as(folder / f"{len(uids):06d}.dcm", enforce_file_format=True)
+                written.append(folder / f"{number:06d}.dcm")
+                dataset.save_as(written[-1], enforce_file_format=True)
             except OSError as error:
                 raise OutputError(
                     f"folder: cannot write a fetched series ({error.strerror}); free some room"
                 ) from error
             if progress is not None:
                 progress(len(uids), max(remote.n_instances, len(uids)))
-        return len(uids)
+        return len(uids), all(answers)
+
+    def _check_is_of(self, remote: RemoteSeries, dataset: Dataset) -> None:
+        """Refuse an image of another series or study: it may be another patient's."""
+        if (dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")) != (remote.study_uid, remote.series_uid):
+            raise PacsError(
+                f"{self.url}: got an image of another series or study than was asked for, expected that series alone; "
+                "ask the server's operator"
+            )
 
 
 @dataclass(frozen=True)
@@ -362,6 +382,11 @@ def series_at(url: str, series_uid: str | None = None) -> RemoteSeries:
             f"{pacs.url}: got {len(found)} CT series, expected one; choose one with --series-uid: {listed}"
         )
     return found[0]
+
+
+def _is_whole(answer: Response) -> bool:
+    """Whether a server does not say that it left something out (PS3.18, 8.5: status 206, or warning 299)."""
+    return answer.status_code != 206 and not answer.headers.get("Warning", "").lstrip().startswith("299")
 
 
 def _uid(name: str, value: str) -> str:

@@ -76,7 +76,14 @@ def open_client(
         raise_on_status=False,
         respect_retry_after_header=False,  # which may ask for hours
     )
-    session = Session()
+
+    class NoDetours(Session):
+        """Sends objects to the server that was named, and to no other: it does not follow where a POST is led."""
+
+        def get_redirect_target(self, resp: Response) -> str | None:
+            return None if resp.request.method == "POST" else super().get_redirect_target(resp)
+
+    session = NoDetours()
     session.auth = _credentials()
     verify = _authorities(ca_bundle)
     session.headers["Accept"] = "application/dicom+json"

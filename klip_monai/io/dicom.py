@@ -77,6 +77,11 @@ def read_ct_series(
     with DicomFiles(path) as files:
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
+        if isinstance(path, ListedFiles) and path.series_uid and path.series_uid != key.partition("#")[0]:
+            raise InputError(
+                f"{path}: got files of another series than when they were listed, expected those; look through the "
+                "archive again"
+            )
         label = f"series {key[:_SHOWN]}" if key and isinstance(path, Path) else str(path)
         series = read_scanned(files, scan, key, label=label, fill_gaps=fill_gaps, progress=progress)
         return replace(series, repairs=(*series.repairs, *_elsewhere(scan)))

@@ -85,10 +85,12 @@ class ListedFiles:
     Attributes:
         name: what outputs and messages call them.
         files: the files, in any order; their names should not tell who the patient is.
+        series_uid: SeriesInstanceUID that they had when they were listed; empty if they had none.
     """
 
     name: str
     files: tuple[DicomFile, ...]
+    series_uid: str = ""
 
     def __str__(self) -> str:
         return self.name

@@ -23,6 +23,7 @@ from klip_monai.screening.found import FoundSeries, SeriesFilter
 from klip_monai.screening.headers import (
     ARCHIVE,
     IMAGE,
+    NO_UID,
     VOLUME_FILE,
     Facts,
     Task,
@@ -181,7 +182,9 @@ class ArchiveIndex:
                 located = self._located(parent or ident, volume)
                 if is_dicom:
                     located += self._lost(parent or ident, len(located))
-                files = ListedFiles(found.name, tuple(file for file, _ in located)) if is_dicom else located[0][0].path
+                listed = tuple(file for file, _ in located)
+                uid = "" if found.key.startswith(NO_UID) else found.key.partition("#")[0]
+                files = ListedFiles(found.name, listed, uid) if is_dicom else listed[0].path
             yield replace(found, reason=reason, files=files)
 
     def counts(self) -> ArchiveCounts:

@@ -44,6 +44,9 @@ TRAITS = (
 """Tags by which volumes of a series differ that may lie at places of their own."""
 
 _DETACHED = (".nhdr", ".mhd")
+NO_UID = "no UID, "
+"""How the key of a series without a UID begins."""
+
 _VOLUME_SUFFIXES = tuple(FILE_FORMATS)
 _NO_IMAGES = (NOT_DICOM, GZIP, INNER_ARCHIVE, "file packed by bzip2", "file packed by xz")
 _SAMPLES, _SAMPLE_BYTES = 9, 2**15
@@ -209,7 +212,7 @@ def _dicom_facts(stream: Readable, folder: str, path: str) -> Facts | None:
     position = place(header)
     return Facts(
         what,
-        text(header, "SeriesInstanceUID") or "no UID, " + _digest(folder),
+        text(header, "SeriesInstanceUID") or NO_UID + _digest(folder),
         hash63(text(header, "SOPInstanceUID") or path),
         n_frames(header),
         None if position is None else hash(position),

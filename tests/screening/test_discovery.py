@@ -242,6 +242,28 @@ def test_the_same_images_under_another_series_are_a_duplicate(archive: Path, ind
     assert (original.reason, copy.files, index.counts().duplicate_series) == ("", None, 1)
 
 
+def test_series_of_the_same_instances_and_other_pixels_are_both_kept(archive: Path, index: ArchiveIndex) -> None:
+    write_series(archive / "a", sample_hu())
+    shutil.copytree(archive / "a", archive / "b")
+    for file in (archive / "b").iterdir():
+        ds = pydicom.dcmread(file)
+        ds.SeriesInstanceUID, ds.PixelData = "1.2.3", bytes(reversed(ds.PixelData))
+        ds.save_as(file)
+    listed = found(index, archive)
+    assert [series.reason for series in listed] == ["", ""]
+    assert found(index, archive) == listed
+
+
+def test_folders_that_were_swapped_after_they_were_listed_are_refused(archive: Path, index: ArchiveIndex) -> None:
+    for name in "ab":
+        write_series(archive / name, sample_hu())
+    first, _ = found(index, archive)
+    for old, new in ("ac", "ba", "cb"):
+        (archive / old).rename(archive / new)
+    with pytest.raises(InputError, match="another series than when they were listed"):
+        read_volume(first.files)
+
+
 def test_series_without_uid_are_told_apart_by_folder(archive: Path, index: ArchiveIndex) -> None:
     for name in "ab":
         write_series(archive / name, sample_hu(), edit=lambda _, ds: ds.__delattr__("SeriesInstanceUID"))

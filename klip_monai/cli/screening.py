@@ -49,9 +49,8 @@ from klip_monai.cli.options import (
 from klip_monai.errors import InputError
 
 if TYPE_CHECKING:
-    from klip_monai.screening.discovery import ArchiveCounts
     from klip_monai.screening.entry import Entry
-    from klip_monai.screening.found import FoundSeries, SeriesFilter
+    from klip_monai.screening.found import ArchiveCounts, FoundSeries, SeriesFilter
     from klip_monai.screening.plan import Plan
     from klip_monai.screening.scorer import Model
     from klip_monai.screening.session import Series

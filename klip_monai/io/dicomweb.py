@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from klip_monai.errors import InputError, OutputError, PacsError
-from klip_monai.io.dicomweb_http import PASSWORD, USER, named_errors, open_client
+from klip_monai.errors import InputError, OutputError, PacsError, printable
+from klip_monai.io.dicomweb_http import PASSWORD, USER, check_is_of, checked_uid, is_whole, named_errors, open_client
 from klip_monai.io.dicomweb_store import derived, doubt_in, outcome_of, refusal_in
 from klip_monai.io.scratch import scratch_folder
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from requests import Response
 
 _SERIES_URL = re.compile(r"(?P<base>https?://.+?)(/studies/(?P<study>[^/]+)(/series/(?P<series>[^/]+))?)?/?", re.I)
-# Wider than the standard, as archives hold what de-identification made up; still nothing that could leave its place.
-_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 _TAGS = {
     "study_uid": "0020000D",
     "series_uid": "0020000E",
@@ -130,9 +128,9 @@ class Pacs:
             InputError: a UID that is none.
             PacsError: the server cannot be reached, does not let us in, does not answer as DICOMweb, or does not page.
         """
-        study_uid = study_uid and _uid("study_uid", study_uid)
+        study_uid = study_uid and checked_uid("study_uid", study_uid)
         asked = {
-            "SeriesInstanceUID": series_uid and _uid("series_uid", series_uid),
+            "SeriesInstanceUID": series_uid and checked_uid("series_uid", series_uid),
             "Modality": modality,
             "StudyDate": since and f"{since:%Y%m%d}-",
         }
@@ -191,7 +189,7 @@ class Pacs:
             raise InputError(f"{self.url}: got no such series in this study, expected one; check the address")
         from requests.exceptions import ChunkedEncodingError
 
-        n_fetched, is_whole, written = 0, True, list[Path]()
+        n_fetched, complete, written = 0, True, list[Path]()
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
@@ -199,16 +197,16 @@ class Pacs:
                     written.pop().unlink(missing_ok=True)
             with named_errors(self.url):
                 try:
-                    n_fetched, is_whole = self._download(remote, Path(folder), written, progress)
+                    n_fetched, complete = self._download(remote, Path(folder), written, progress)
                 except ChunkedEncodingError:
                     if attempt == self.retries:
                         raise
                     continue
-            if is_whole and n_fetched >= max(remote.n_instances, 1):
+            if complete and n_fetched >= max(remote.n_instances, 1):
                 return n_fetched
         raise PacsError(
             f"{self.url}: got {n_fetched} instances of a series of {remote.n_instances or 'an unknown number'}"
-            f"{'' if is_whole else ', which the server calls a part'}, expected all; try again, or ask its operator "
+            f"{'' if complete else ', which the server calls a part'}, expected all; try again, or ask its operator "
             "whether the series is complete"
         )
 
@@ -267,13 +265,11 @@ class Pacs:
 
         What comes twice is written twice: whether it is the same, the reader tells from the pixels.
         """
-        answers: list[bool] = []
-        client = self._client(lambda answer: answers.append(_is_whole(answer)))
-        uids = set[tuple[str, str]]()
-        for number, dataset in enumerate(
-            client.iter_series(remote.study_uid, remote.series_uid, media_types=_AS_STORED), start=1
-        ):
-            self._check_is_of(remote, dataset)
+        answers, uids = list[bool](), set[tuple[str, str]]()
+        client = self._client(lambda answer: answers.append(is_whole(answer)))
+        sent = client.iter_series(remote.study_uid, remote.series_uid, media_types=_AS_STORED)
+        for number, dataset in enumerate(sent, start=1):
+            check_is_of(dataset, remote.study_uid, remote.series_uid, self.url)
             uids.add((str(dataset.SOPInstanceUID), str(dataset.get("ImagePositionPatient", ""))))
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -286,14 +282,6 @@ class Pacs:
             if progress is not None:
                 progress(len(uids), max(remote.n_instances, len(uids)))
         return len(uids), all(answers)
-
-    def _check_is_of(self, remote: RemoteSeries, dataset: Dataset) -> None:
-        """Refuse an image of another series or study: it may be another patient's."""
-        if (dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")) != (remote.study_uid, remote.series_uid):
-            raise PacsError(
-                f"{self.url}: got an image of another series or study than was asked for, expected that series alone; "
-                "ask the server's operator"
-            )
 
 
 @dataclass(frozen=True)
@@ -384,18 +372,6 @@ def series_at(url: str, series_uid: str | None = None) -> RemoteSeries:
     return found[0]
 
 
-def _is_whole(answer: Response) -> bool:
-    """Whether a server does not say that it left something out (PS3.18, 8.5: status 206, or warning 299)."""
-    return answer.status_code != 206 and not answer.headers.get("Warning", "").lstrip().startswith("299")
-
-
-def _uid(name: str, value: str) -> str:
-    """A UID, checked, as it becomes part of an address."""
-    if not _UID.fullmatch(value):
-        raise InputError(f"{name}: got {value!r}, expected a DICOM UID, digits and dots; check the address")
-    return value
-
-
 def _remote(pacs: Pacs, item: Mapping[str, Mapping[str, Sequence[Any]]], study_uid: str | None) -> RemoteSeries:
     """A series from the DICOM JSON of a search, which may leave out the study that was searched."""
     text = {name: str((item.get(tag, {}).get("Value") or [""])[0] or "").strip() for name, tag in _TAGS.items()}
@@ -406,19 +382,14 @@ def _remote(pacs: Pacs, item: Mapping[str, Mapping[str, Sequence[Any]]], study_u
         studied = None
     return RemoteSeries(
         pacs=pacs,
-        study_uid=study_uid or _uid("StudyInstanceUID", text["study_uid"]),
-        series_uid=_uid("SeriesInstanceUID", text["series_uid"]),
+        study_uid=study_uid or checked_uid("StudyInstanceUID", text["study_uid"]),
+        series_uid=checked_uid("SeriesInstanceUID", text["series_uid"]),
         modality=text["modality"],
-        description=_printable(text["description"]),
-        body_part=_printable(text["body_part"]),
+        description=printable(text["description"]),
+        body_part=printable(text["body_part"]),
         date=studied,
         n_instances=int(text["n_instances"] or 0),
     )
-
-
-def _printable(text: str) -> str:
-    """Text on one line, without control characters that would act on a terminal."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _matches(series: RemoteSeries, wanted: Mapping[str, str], since: date | None) -> bool:

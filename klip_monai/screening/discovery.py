@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -19,7 +19,7 @@ from klip_monai.io.dicom_scan import scan_headers
 from klip_monai.io.dicom_volumes import distinct
 from klip_monai.io.kinds import BAD_ARCHIVE, DAMAGED, GZIP, UNREADABLE
 from klip_monai.io.names import pseudonym
-from klip_monai.screening.found import FoundSeries, SeriesFilter
+from klip_monai.screening.found import ArchiveCounts, FoundSeries, SeriesFilter
 from klip_monai.screening.headers import (
     ARCHIVE,
     IMAGE,
@@ -42,27 +42,6 @@ _DIGITS = (8, 12, 16, 64)
 _WANTED = SeriesFilter()
 _FILE = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)"
 _PLACE = "folders.path, folder, files.name, offset, size, method, packed, crc, streamed"
-
-
-@dataclass(frozen=True)
-class ArchiveCounts:
-    """What the index holds.
-
-    Attributes:
-        files: files, members of archives among them.
-        series: series, each once, wherever its files lie; the volumes of a series one by one.
-        passed_over: number of localizers, reports, files that are not DICOM, ...
-        damaged: number of damaged or unreadable files, folders and archives.
-        duplicates: number of files that are further copies of others.
-        duplicate_series: number of series that have the same images as another one.
-    """
-
-    files: int
-    series: int
-    passed_over: dict[str, int]
-    damaged: dict[str, int]
-    duplicates: int
-    duplicate_series: int
 
 
 class ArchiveIndex:

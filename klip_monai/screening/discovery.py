@@ -191,6 +191,10 @@ class ArchiveIndex:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -65536")
         version = self._one("PRAGMA user_version")
+        if 0 < version < VERSION:  # of an earlier version: it is made anew
+            for (table,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                self._db.execute(f"DROP TABLE {table}")
+            version = 0
         if version == 0 and not self._one("SELECT count(*) FROM sqlite_master"):
             self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         elif version != VERSION:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import sqlite3
 import stat
 import tarfile
 import zipfile
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -358,6 +360,17 @@ def test_the_index_is_private_and_nothing_else_tells_names(
     shown = caplog.text + "".join(capsys.readouterr()) + repr(index.counts()) + series.name + str(refused.value)
     for secret in ("Secret", "SECRET", "Doe", uid, str(archive)):
         assert secret not in shown
+
+
+def test_an_index_of_an_earlier_version_is_made_anew(archive: Path, index: ArchiveIndex) -> None:
+    write_series(archive / "a", sample_hu())
+    before = found(index, archive)
+    index.close()
+    with closing(sqlite3.connect(index.path)) as db:
+        db.execute("PRAGMA user_version = 1")
+    with ArchiveIndex(index.path) as again:
+        assert list(again.series(EVERYTHING)) == []
+        assert found(again, archive) == before
 
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:

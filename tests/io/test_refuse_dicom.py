@@ -77,7 +77,7 @@ def edited(**tags: object) -> Edit:
         pytest.param(edited(SamplesPerPixel=3), "1 frame(s) of 3 value(s) a pixel", id="colour"),
         pytest.param(edited(NumberOfFrames=2), "2 frame(s) of 1 value(s) a pixel", id="frames"),
         pytest.param(edited(PixelSpacing=[0.8, 0]), "mixed PixelSpacing", id="zero-pixel-spacing"),
-        pytest.param(edited(Rows=None), "1 x damaged among its files", id="no-rows"),
+        pytest.param(edited(Rows=None), "1 x damaged file among its files", id="no-rows"),
     ],
 )
 def test_one_bad_slice_is_refused_with_the_reason(tmp_path: Path, edit: Edit, reason: str) -> None:

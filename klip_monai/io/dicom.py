@@ -18,7 +18,7 @@ from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
 from klip_monai.io.dicom_pixels import check_rescale, iter_stored, numbers, quiet_pydicom, to_hu
 from klip_monai.io.dicom_scan import Lost, Scan, describe, scan_headers
 from klip_monai.io.dicom_volumes import SAME_TAGS, n_frames, phase_tag, tag_between, text, value_of
-from klip_monai.io.kinds import ADVICE, CLOSED, DAMAGED, VOLUME, summed
+from klip_monai.io.kinds import ADVICE, CLOSED, VOLUME, summed
 from klip_monai.io.names import pseudonym
 
 _MAX_LISTED = 8
@@ -182,7 +182,7 @@ def _require_whole(lost: Sequence[Lost], label: str) -> None:
 
 def _elsewhere(scan: Scan) -> tuple[str, ...]:
     """What is said of files that could not be looked into, and of which nobody knows the series."""
-    closed = Counter({what: scan.passed_over[what] for what in CLOSED}) + Counter({DAMAGED: len(scan.damaged)})
+    closed = Counter({what: scan.passed_over[what] for what in CLOSED}) + Counter(one.what for one in scan.damaged)
     return (f"not looked into: {summed(closed.most_common())}, of unknown series",) if closed else ()
 
 
@@ -214,7 +214,9 @@ def _choose(scan: Scan, path: Path | ListedFiles, series_uid: str | None) -> str
             )
         return chosen[0]
     if not found:
-        others = scan.passed_over + Counter({DAMAGED: len(scan.damaged), VOLUME: len(scan.volume_files)})
+        others = (
+            scan.passed_over + Counter({VOLUME: len(scan.volume_files)}) + Counter(one.what for one in scan.damaged)
+        )
         way_out = next((ADVICE[what] for what in ADVICE if what in others), _GIVE)
         there = summed(others.most_common()) or "no file"
         raise InputError(f"{path}: got {there}, expected the DICOM files of a CT series; {way_out}")

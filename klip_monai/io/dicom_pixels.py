@@ -192,6 +192,11 @@ def iter_stored(headers: Sequence[Dataset], files: DicomFiles, label: str) -> It
                 if stored.shape != (header.Rows, header.Columns):
                     raise ValueError(f"decoded to {stored.shape}")
             except Exception as error:  # decoders raise many types; the reason is kept as the cause
+                if isinstance(error, OSError) and error.errno:  # of the disk or the network, not of the file
+                    raise InputError(
+                        f"{label}, {Path(header.filename).name!r}: got no access ({error.strerror}), expected a file "
+                        "that can be read; try again"
+                    ) from error
                 raise InputError(
                     f"{label}, {Path(header.filename).name!r}: got pixels that are cut off or cannot be decoded "
                     f"({_syntax(header)}), expected a complete image; copy the file again or convert it to "

@@ -79,7 +79,7 @@ class Scan:
         passed_over: what else was there, and how often.
         volume_files: files of other formats, each a scan of its own, that do not lie in an archive.
         lost: files that may be slices of a series and cannot be read, by series UID.
-        damaged: names of further DICOM files that cannot be read; of which series nobody knows.
+        damaged: further files that cannot be read, and nobody knows of which series.
         remarks: what the files of a volume say of their number that does not hold, by its key in ``volumes``.
     """
 
@@ -87,7 +87,7 @@ class Scan:
     passed_over: Counter[str] = field(default_factory=Counter)
     volume_files: list[DicomFile] = field(default_factory=list)
     lost: dict[str, list[Lost]] = field(default_factory=dict)
-    damaged: list[str] = field(default_factory=list)
+    damaged: list[Lost] = field(default_factory=list)
     remarks: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -149,7 +149,7 @@ def _settle(scan: Scan, series: dict[str, list[Dataset]], doubtful: Sequence[tup
         for uid in whose:
             scan.lost.setdefault(uid, []).append(Lost(file.name, read.what))
         if not whose and read.what in SURELY_LOST:
-            scan.damaged.append(file.name)
+            scan.damaged.append(Lost(file.name, read.what))
         elif not whose:
             scan.passed_over[read.what] += 1
 
@@ -270,10 +270,8 @@ def _read(files: DicomFiles, file: DicomFile) -> _Read:
             except Exception:  # pydicom raises many types on damaged files; the file is reported by name
                 read = _Read(DAMAGED)
             return _Read(*damage(start, stream)) if read.what == DAMAGED else read
-    except OSError:
-        return _Read(UNREADABLE)
-    except Exception:  # archives raise many types, too
-        return _Read(DAMAGED)
+    except Exception as error:  # archives raise many types, too; only errors of the system have a number
+        return _Read(UNREADABLE if getattr(error, "errno", None) else DAMAGED)
 
 
 def _sorted(header: Dataset, file: DicomFile, files: DicomFiles) -> _Read:

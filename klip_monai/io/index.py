@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -124,9 +125,8 @@ def index_series(path: str | os.PathLike[str], *, fill_gaps: bool = False) -> Se
         scan = scan_headers(files)
         series = [_info(files, scan, key, fill_gaps=fill_gaps) for key in scan.volumes]
     series += [_info_of_file(file.path) for file in scan.volume_files]
-    lost = {one for some in scan.lost.values() for one in some}
-    passed_over = scan.passed_over + Counter(one.what for one in lost if one.what != DAMAGED)
-    n_damaged = len(scan.damaged) + sum(one.what == DAMAGED for one in lost)
+    passed_over = scan.passed_over + Counter(one.what for one in {*scan.damaged, *chain(*scan.lost.values())})
+    n_damaged = passed_over.pop(DAMAGED, 0)
     return SeriesIndex(series, dict(sorted(passed_over.items())), n_damaged)
 
 

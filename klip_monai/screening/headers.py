@@ -159,6 +159,9 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS)
 
 
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a copy of this process has none of its threads
+
+
 def _chunks(tasks: Iterator[Task]) -> Iterator[list[Task]]:
     while chunk := list(islice(tasks, _CHUNK)):
         yield chunk

@@ -6,8 +6,9 @@ Finding them imports neither PyTorch nor MONAI, so that a misspelt name costs no
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
 
     from klip_monai.inferer import KLIPInferer
+    from klip_monai.io.summary import Provenance
     from klip_monai.scoring import IDReference
     from klip_monai.standard import PriorGrid
 
 DEFAULT_BUNDLE = "klip_ct_abdomen"
+_INFERER = "inferer#"
 _HERE = Path(__file__).resolve().parent
 
 
@@ -113,53 +116,58 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
         kind: MONAI's workflow type, "inference" or "train".
         **overrides: values by config id.
 
-    Of the overrides, ``precision`` is that of the network, see :mod:`klip_monai.prior.precision`; without it a network
+    Of the overrides, those of ``inferer#`` have its settings' plain names (:data:`klip_monai.settings.SETTINGS`), and
+    ``precision`` is that of the network, see :mod:`klip_monai.prior.precision`; without it a network
     that has a choice takes the faster one on its device, whatever the configuration says.
 
     Raises:
         BundleError: if the bundle has no such configuration, or none of the preset or precision that is asked for.
     """
     precision = overrides.pop("precision", None)
+    of_inferer = {key: overrides.pop(key) for key in list(overrides) if key.startswith(_INFERER)}
     files = [str(bundle.root / "configs" / name) for name in ([config] if isinstance(config, str) else config)]
     missing = [name for name in files if not Path(name).is_file()]
     if missing:
         raise BundleError(f"bundle {bundle.name}: {Path(missing[0]).name} is missing from its configs folder")
     from monai.bundle import ConfigWorkflow
 
-    workflow = ConfigWorkflow(
-        config_file=files,
-        meta_file=str(bundle.root / "configs" / "metadata.json"),
-        logging_file=False,
-        workflow_type=kind,
-        bundle_root=str(bundle.root),
-        **overrides,
-    )
+    with _without_warnings("monai.bundle.workflows"):  # that there is no logging file, which was asked for
+        workflow = ConfigWorkflow(
+            config_file=files,
+            meta_file=str(bundle.root / "configs" / "metadata.json"),
+            logging_file=False,
+            workflow_type=kind,
+            bundle_root=str(bundle.root),
+            **overrides,
+        )
+    for name, value in of_inferer.items():
+        workflow.parser[_place_of(name, workflow.parser)] = value
     _check_preset(bundle, workflow.parser, overrides.get("preset"))
-    if overrides.get("roi"):
-        check_takes_regions(bundle, workflow.parser)
     _set_precision(bundle, workflow.parser, precision)
     return workflow
 
 
-def literal(text: str) -> str:
-    """A configuration's value for a text that MONAI's parser must read nothing into, as into the # or @ of a path."""
-    return f"$bytes.fromhex('{os.fsencode(text).hex()}').decode('utf-8', 'surrogateescape')"
+@contextmanager
+def _without_warnings(name: str) -> Iterator[None]:
+    """Keep a logger from warning."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
-def check_takes_regions(bundle: BundleInfo, parser: ConfigParser) -> None:
-    """Refuse a configuration that would score the whole scan, as it does not know of regions.
+def _place_of(override: str, parser: ConfigParser) -> str:
+    """Config id of a setting of the inferer, given as inferer#NAME; in an earlier build's bundle it was that."""
+    from klip_monai.settings import GROUPS
 
-    Raises:
-        BundleError: for one that was copied before there were regions.
-    """
-    steps = (f"{name}#transforms" for name in ("preprocessing", "postprocessing"))
-    there = [str(step.get("_target_", "")).rpartition(".")[2] for name in steps for step in parser.get(name, [])]
-    missing = [name for name in ("LoadRegiond", "WithinRegiond") if name not in there]
-    if missing or "roi" not in str(parser.get("dataset#data", "")):
-        raise BundleError(
-            f"--roi: got it with the bundle {bundle.name}, whose inference.json takes no region, expected the steps "
-            "LoadRegiond and WithinRegiond, and roi in its dataset; take them over from a bundle that is shipped"
-        )
+    name = override.removeprefix(_INFERER)
+    inferer = parser["inferer"]
+    if "measured" not in inferer or name not in GROUPS:
+        return override
+    return f"{_INFERER}{GROUPS[name]}#{name}"
 
 
 def _check_preset(bundle: BundleInfo, parser: ConfigParser, preset: str | None) -> None:
@@ -185,32 +193,30 @@ def provenance(
     device: Any,
     network: object = None,
     preset: str | None = None,
-) -> dict[str, Any]:
+) -> Provenance:
     """How scores were made, for the summary.
 
     Args:
         root: folder of the bundle.
-        settings: everything that the scores depend on, but for rounding.
+        settings: everything that the scores depend on, but for rounding; JSON-able.
         seed: of all noise.
         device: where they were made.
         network: what made them; its precision is noted.
         preset: name of the bundle's settings.
-
-    Returns:
-        Bundle and what it is meant for, settings with their key, seed, preset, device and precision; JSON-able.
     """
+    from klip_monai.io.summary import Provenance
     from klip_monai.prior.precision import precision_of
     from klip_monai.scoring import settings_key
 
     info = bundle_info(Path(root).resolve())
-    return {
-        "bundle": info.name,
-        "bundle_version": info.version,
-        "intended_use": info.intended_use,
-        "key": settings_key(settings),
-        "settings": dict(settings),
-        "seed": seed,
-        "preset": preset,
-        "device": str(device),
-        "precision": precision_of(network, device),
-    }
+    return Provenance(
+        bundle=info.name,
+        bundle_version=info.version,
+        intended_use=info.intended_use,
+        key=settings_key(settings),
+        settings=dict(settings),
+        seed=seed,
+        preset=preset,
+        device=str(device),
+        precision=precision_of(network, device),
+    )

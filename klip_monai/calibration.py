@@ -14,10 +14,10 @@ from klip_monai.errors import InputError
 from klip_monai.io import read_volume
 from klip_monai.io.dicom_source import person_of
 from klip_monai.phantom import random_scan
+from klip_monai.scan import Scorer
 from klip_monai.scoring import ContextNull, HealthyScan, IDReference, Places, contrast_px, local_contrast, with_sharp
 from klip_monai.standard import PriorGrid, body_of, slice_distance, standard_slices
 from klip_monai.training import SliceSet
-from klip_monai.transforms import KLIPScore
 
 REFERENCE_SEED = 50_000
 """First phantom of an ID reference; training, validation and evaluation use other seeds."""
@@ -117,7 +117,7 @@ def middle_slices(scan: Scan, most: int) -> Scan:
     return replace(scan, images=scan.images[some], body=scan.body[some])
 
 
-def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
+def fit_null(score: Scorer, scans: Iterable[Scan]) -> ContextNull:
     """Fit a null to the densities of healthy scans.
 
     Each is read in the plane and, where its slices' distance is known, in space too, so that the null knows what a mean
@@ -135,17 +135,17 @@ def fit_null(score: KLIPScore, scans: Iterable[Scan]) -> ContextNull:
     def scored() -> Iterator[HealthyScan]:
         for scan in scans:
             counted = score.counted(scan.body)
-            apart = [None, scan.slice_mm] if inferer.lowpass_z_mm and scan.slice_mm else [None]
+            apart = [None, scan.slice_mm] if inferer.reading.lowpass_z_mm and scan.slice_mm else [None]
             maps = inferer.maps(scan.images.to(score.device), score.network, slice_mm=apart)
             for slice_mm, density in zip(apart, maps, strict=True):
                 left = inferer.noise_left(len(scan.images), slice_mm=slice_mm)
                 yield HealthyScan(scan.images, scan.body, counted, density[:, :1].cpu(), left)
 
-    return ContextNull.fit(scored(), pixel_mm=score.grid.pixel_mm, strength=inferer.calibration)
+    return ContextNull.fit(scored(), pixel_mm=score.grid.pixel_mm, strength=inferer.reading.strength)
 
 
 def calibrate(
-    score: KLIPScore,
+    score: Scorer,
     scans: Iterable[Scan],
     *,
     settings: Mapping[str, Any],
@@ -193,13 +193,13 @@ def calibrate(
         "places": places,
     }
     if null is not None:
-        if score.inferer.sharp:
+        if score.inferer.reading.sharp:
             null, calibrated = with_sharp(null, calibrated, [d[:, 1] for d in density], people)
         return IDReference.from_calibrated(calibrated, expected=null, **shared)
     return IDReference.from_scans(
         density,
         contrast,
         contrast_px=around_px,
-        strength=score.inferer.calibration,
+        strength=score.inferer.reading.strength,
         **shared,
     )

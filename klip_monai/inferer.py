@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 
-from klip_monai.freed_memory import keep_freed_memory
-from klip_monai.inferer_settings import ESTIMATORS, NULLS, InfererSettings
 from klip_monai.one_thread_each import one_after_the_other, one_thread_each
 from klip_monai.physics import LinearOperator, Measurement, Noise
-from klip_monai.prior import Denoiser, log_sigmas
-from klip_monai.prior.within_body import Box, InBoxes, boxes_of
-from klip_monai.sampling import Callback, ConjugateGradientPosterior, Step, posterior_sample, prior_sample, renoise
+from klip_monai.prior import Denoiser
 from klip_monai.scan_reading import ScanReading, distances_of
-from klip_monai.scoring import AlongScan, KLAccumulator, Moves, SliceMoves, over_twins, smooth
+from klip_monai.scoring import AlongScan, SliceMoves, smooth
 from klip_monai.scoring.moves import check_slice_mm
-from klip_monai.slice_batches import Work, adds_in_one_order, in_batches, shows_body
+from klip_monai.settings import (
+    ESTIMATORS,
+    NULLS,
+    DensityReading,
+    Estimation,
+    InfererSettings,
+    Measured,
+    Sampling,
+    Twins,
+)
+from klip_monai.settings.levels import at_least
+from klip_monai.slice_batches import Progress, Work, adds_in_one_order, in_batches, shows_body
 from klip_monai.slice_generator import SliceGenerator
+from klip_monai.slice_passes import SlicePasses
 
 __all__ = ["ESTIMATORS", "NULLS", "KLIPInferer", "Work"]
 
-_ROWS = 8  # states of slices that pass the network together on a core; more are hardly faster
+_FLAT = (
+    "KLIPInferer: got settings by their plain names, expected measured, sampling, estimation, reading and twins, as "
+    "the bundles that come with klip_monai have them; plain names are taken in this version only, and by KLIPInferer.of"
+)
 
 
-class KLIPInferer(InfererSettings, Inferer):
+class KLIPInferer(SlicePasses, Inferer):
     """Measures slices with an operator, samples the posterior and maps where it leaves the prior.
 
     For each batch of slices: y = A x + e; posterior samples x0 from y; the KL density of the window's noise levels,
@@ -37,8 +48,67 @@ class KLIPInferer(InfererSettings, Inferer):
     (``renoised``); Gaussian smoothing. One definition of the score serves both (see :mod:`klip_monai.scoring.density`).
 
     Args:
-        See :class:`klip_monai.inferer_settings.InfererSettings`.
+        measured: A and the noise of y.
+        sampling: of the posterior.
+        estimation: estimator and window.
+        reading: how the density becomes a map.
+        twins: look-alikes that it is compared with.
+        batch_size: slices times samples that are worked on together on a GPU. A CPU always works on few, each thread on
+            its own, so that maps do not depend on the batch.
+        seed: of measurement noise and sampling. The noise of a slice follows from it and from the slice's place in its
+            volume: the same seed, weights, precision and device give the same map, on a CPU to the last bit whatever
+            else is scored and with however many threads.
+        **named: settings by their plain names, ``operator`` among them, as configurations of earlier builds have them;
+            with a warning.
+
+    Raises:
+        ValueError: for settings that do not go together.
     """
+
+    def __init__(
+        self,
+        measured: Measured | None = None,
+        *,
+        sampling: Sampling | None = None,
+        estimation: Estimation | None = None,
+        reading: DensityReading | None = None,
+        twins: Twins | None = None,
+        batch_size: int = 16,
+        seed: int = 0,
+        **named: Any,
+    ) -> None:
+        if named:
+            warnings.warn(_FLAT, FutureWarning, stacklevel=2)
+        measured = measured or Measured(named.pop("operator"))
+        given = (sampling or Sampling(), estimation or Estimation(), reading or DensityReading(), twins or Twins())
+        at_least(1, batch_size=batch_size)
+        self._given, self.seed = InfererSettings(measured, *given).changed(**named), seed
+        super().__init__(self._given, batch_size=batch_size)
+
+    @classmethod
+    def of(cls, operator: LinearOperator, *, batch_size: int = 16, seed: int = 0, **named: Any) -> KLIPInferer:
+        """An inferer from settings by their plain names, see :data:`klip_monai.settings.SETTINGS`.
+
+        Raises:
+            TypeError: for a setting that there is not.
+            ValueError: for an impossible one.
+        """
+        return cls._from(InfererSettings.of(operator, **named), batch_size=batch_size, seed=seed)
+
+    @classmethod
+    def _from(cls, settings: InfererSettings, *, batch_size: int, seed: int) -> KLIPInferer:
+        measured, *others = settings
+        names = InfererSettings._fields[1:]
+        return KLIPInferer(measured, **dict(zip(names, others, strict=True)), batch_size=batch_size, seed=seed)  # type: ignore[arg-type]
+
+    @property
+    def passes(self) -> int:
+        """NFE: network passes a slice."""
+        return self.settings.passes
+
+    def describe(self) -> dict[str, Any]:
+        """All settings that a score depends on, JSON-able; the seed and the batch size are not among them."""
+        return self.settings.describe()
 
     def __call__(
         self,
@@ -47,6 +117,7 @@ class KLIPInferer(InfererSettings, Inferer):
         *args: Any,
         places: Sequence[int] | None = None,
         slice_mm: float | None = None,
+        progress: Progress | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
         """Map the KL density.
@@ -59,6 +130,7 @@ class KLIPInferer(InfererSettings, Inferer):
                 on; they may come from several volumes, and each is read by itself.
             slice_mm: distance of neighbouring slices, mm. None: that of a MetaTensor (B, 1, H, W, Z), if its affine
                 says so; other slices, and those of a tilted gantry, are read each by itself.
+            progress: called with (slices done, slices in all) after some slices each.
             **kwargs: ignored.
 
         Returns:
@@ -74,12 +146,12 @@ class KLIPInferer(InfererSettings, Inferer):
         if plain.ndim == 5:
             maps = torch.stack(
                 [
-                    self._maps(scan.movedim(-1, 0), network, slice_mm=apart).movedim(0, -1)
+                    self._maps(scan.movedim(-1, 0), network, slice_mm=apart, progress=progress).movedim(0, -1)
                     for scan, apart in zip(plain, distances_of(inputs, slice_mm), strict=True)
                 ]
             )
         else:
-            maps = self._maps(plain, network, places=places, slice_mm=slice_mm)
+            maps = self._maps(plain, network, places=places, slice_mm=slice_mm, progress=progress)
         # Stays a MetaTensor, so that it can be inverted; nats would not fit the float16 that slices may come in.
         result: torch.Tensor = convert_to_dst_type(maps, inputs, dtype=maps.dtype)[0]
         return result
@@ -91,27 +163,37 @@ class KLIPInferer(InfererSettings, Inferer):
         *,
         places: Sequence[int] | None = None,
         slice_mm: float | None,
+        progress: Progress | None = None,
     ) -> torch.Tensor:
         """Smoothed map of (B, 1, H, W), some slices at a time; (B, 2, H, W) if ``sharp``."""
-        if places is None and slice_mm is not None and (self.lowpass_z_mm or self.smoothing_z_mm):
-            return self.maps(slices, network, slice_mm=[slice_mm])[0]
-        maps = slices.new_zeros(len(slices), 1 + self.sharp, *slices.shape[2:])
+        if places is None and slice_mm is not None and (self.reading.lowpass_z_mm or self.reading.smoothing_z_mm):
+            return self.maps(slices, network, slice_mm=[slice_mm], progress=progress)[0]
+        maps = slices.new_zeros(len(slices), 1 + self.reading.sharp, *slices.shape[2:])
 
         def score(images: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
-            return smooth(self.map(images, network, generator=generator), sigma_px=self.smoothing_px)
+            return smooth(self.map(images, network, generator=generator), sigma_px=self.reading.smoothing_px)
 
-        with self.batches(slices, score, places=places, any_number=adds_in_one_order(network)) as each:
+        any_number = adds_in_one_order(network)
+        with self.batches(slices, score, places=places, any_number=any_number, progress=progress) as each:
             for members, scored in each:
                 maps[members] = scored
         return maps
 
-    def maps(self, slices: torch.Tensor, network: Denoiser, *, slice_mm: Sequence[float | None]) -> list[torch.Tensor]:
+    def maps(
+        self,
+        slices: torch.Tensor,
+        network: Denoiser,
+        *,
+        slice_mm: Sequence[float | None],
+        progress: Progress | None = None,
+    ) -> list[torch.Tensor]:
         """Smoothed maps of a scan's slices as they would be at several distances, for the passes of one.
 
         Args:
             slices: neighbouring standard slices, float32 (Z, 1, H, W) in [-1, 1].
             network: the prior.
             slice_mm: distances, mm; None reads each slice by itself.
+            progress: called with (slices done, slices in all) after some slices each.
 
         Returns:
             For each distance float32 (Z, 1, H, W), or (Z, 2, H, W) if ``sharp``, nats per pixel.
@@ -126,11 +208,11 @@ class KLIPInferer(InfererSettings, Inferer):
             ScanReading(
                 slices,
                 slice_mm=apart,
-                lowpass_z_mm=self.lowpass_z_mm,
-                smoothing_z_mm=self.smoothing_z_mm,
-                smoothing_px=self.smoothing_px,
-                twin_smoothing_px=self.twin_smoothing_px,
-                sharp=self.sharp,
+                lowpass_z_mm=self.reading.lowpass_z_mm,
+                smoothing_z_mm=self.reading.smoothing_z_mm,
+                smoothing_px=self.reading.smoothing_px,
+                twin_smoothing_px=self.twins.twin_smoothing_px,
+                sharp=self.reading.sharp,
             )
             for apart in slice_mm
         ]
@@ -143,7 +225,7 @@ class KLIPInferer(InfererSettings, Inferer):
                 if not shows_body(slices[z]):
                     for reading in readings:
                         reading.take(z, None)
-            with self.batches(slices, moves, any_number=adds_in_one_order(network)) as each:
+            with self.batches(slices, moves, any_number=adds_in_one_order(network), progress=progress) as each:
                 for members, kept in each:
                     for row, z in enumerate(members):
                         for reading in readings:
@@ -157,6 +239,7 @@ class KLIPInferer(InfererSettings, Inferer):
         *,
         places: Sequence[int] | None = None,
         any_number: bool = False,
+        progress: Progress | None = None,
     ) -> AbstractContextManager[Iterator[tuple[list[int], Work]]]:
         """Do a piece of work on some slices at a time: on a CPU side by side, each on a core of its own.
 
@@ -166,79 +249,30 @@ class KLIPInferer(InfererSettings, Inferer):
                 a tensor (N, ...) or `SliceMoves`.
             places: index of each slice in its volume; None: their order.
             any_number: the network adds in one order for any number of slices, as a U-Net in boxes does.
+            progress: called with (slices done, slices in all) after some slices each.
 
         Returns:
             A context that gives which slices, and what the work gave for them, as they are done. Slices of nothing but
             air are left out.
         """
         # Other operators than the identity add, too; twins and other samplers take the network past its boxes.
-        in_boxes = any_number and self.operator.orthonormal and not self.twins and self.sampler is None
+        within = self.sampling.sampler is None and not self.twins.twins
+        in_boxes = any_number and within and self.measured.operator.orthonormal
         return in_batches(
             slices,
             work,
             seed=self.seed,
             places=places,
             any_number=in_boxes,
-            on_gpu=max(1, self.batch_size // self.samples),
-            progress=self.progress,
+            on_gpu=max(1, self.batch_size // self.sampling.samples),
+            progress=progress,
         )
 
     def noise_left(self, slices: int, *, slice_mm: float | None) -> torch.Tensor:
         """Share of the noise's energy that the low-pass along a scan leaves in each slice, float32 (slices,)."""
         if slice_mm is None:
             return torch.ones(slices)
-        return AlongScan(slices, slice_mm=slice_mm, sigma_mm=self.lowpass_z_mm).noise_left
-
-    def map(self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator) -> torch.Tensor:
-        """Density of one batch, over that of its twins if there are any; before smoothing.
-
-        Args:
-            images: standard slices, float32 (B, 1, H, W).
-            network: the prior.
-            generator: source of all randomness, with B slices.
-
-        Returns:
-            Float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``.
-        """
-        boxes = boxes_of(images, network, margin_px=self.body_margin_px)
-        measurement = self.measure(images, generator=generator)
-        return self.map_measurement(measurement, network, generator=generator, boxes=boxes)[0]
-
-    def map_measurement(
-        self,
-        measurement: Measurement,
-        network: Denoiser,
-        *,
-        generator: SliceGenerator,
-        boxes: Sequence[Box] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Like :meth:`map`, of slices that only a scanner has seen.
-
-        Args:
-            measurement: of B slices, in units of ``operator``; its own noise counts. Twins get the inferer's.
-            network: the prior.
-            generator: source of all randomness, with B slices.
-            boxes: the parts of the slices that the network is to see; None: all.
-
-        Returns:
-            Float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``; and the posterior samples (B, S, H, W).
-        """
-        density, x0 = self.density_of_measurement(measurement, network, generator=generator, boxes=boxes)
-        if not self.twins:
-            return density, x0
-        twins = [
-            self.density(twin, network, generator=generator)[0] for twin in self._make_twins(x0, network, generator)
-        ]
-        return over_twins(density, torch.cat(twins, dim=1), smoothing_px=self.twin_smoothing_px), x0
-
-    def _make_twins(self, x0: torch.Tensor, network: Denoiser, generator: SliceGenerator) -> Iterator[torch.Tensor]:
-        """In-distribution look-alikes of posterior samples (B, S, H, W), one batch (B, 1, H, W) after the other."""
-        sigmas = self._twin_sigmas()
-        for number in range(self.twins):
-            start = x0[:, number % x0.shape[1]][:, None]
-            noisy = start + sigmas[0] * generator.normal(start)
-            twin = prior_sample(network, noisy, sigmas=sigmas, generator=generator, churn=self.churn)
-            yield twin.clamp(-1, 1)
+        return AlongScan(slices, slice_mm=slice_mm, sigma_mm=self.reading.lowpass_z_mm).noise_left
 
     def score_measurement(self, measurement: Measurement, network: Denoiser) -> tuple[torch.Tensor, torch.Tensor]:
         """What calling the inferer gives, of slices that only a scanner has seen.
@@ -255,7 +289,7 @@ class KLIPInferer(InfererSettings, Inferer):
             generator = SliceGenerator(self.seed, range(len(measured.y)))
             with torch.inference_mode(), torch.autocast(measured.y.device.type, enabled=False):
                 maps, x0 = self.map_measurement(measured, network, generator=generator)
-                return smooth(maps, sigma_px=self.smoothing_px), x0
+                return smooth(maps, sigma_px=self.reading.smoothing_px), x0
 
         each_of = one_thread_each if measurement.y.device.type == "cpu" else one_after_the_other
         with each_of(score, [measurement]) as each:
@@ -264,7 +298,7 @@ class KLIPInferer(InfererSettings, Inferer):
 
     def with_operator(self, operator: LinearOperator, *, noise: Noise, cg_iterations: int | None = None) -> KLIPInferer:
         """The same settings with another measurement, whose data it also makes; None keeps the iterations."""
-        iterations = self.cg_iterations if cg_iterations is None else cg_iterations
+        iterations = self.sampling.cg_iterations if cg_iterations is None else cg_iterations
         return self.changed(operator=operator, noise=noise, data_operator=None, cg_iterations=iterations)
 
     def changed(self, **settings: Any) -> KLIPInferer:
@@ -274,126 +308,6 @@ class KLIPInferer(InfererSettings, Inferer):
             TypeError: for a setting that there is not.
             ValueError: for an impossible one.
         """
-        return KLIPInferer(**self._given | settings)
-
-    def measure(self, images: torch.Tensor, *, generator: SliceGenerator) -> Measurement:
-        """Measure standard slices, float32 (B, 1, H, W), with noise, by ``data_operator`` if there is one."""
-        if self.data_operator is None:
-            y = self.operator.A(images)
-        else:
-            y = self.data_operator.A(images) * (self.operator.scale / self.data_operator.scale)
-        return self.noise.apply(y, images=images, operator=self.operator, generator=generator)
-
-    def density(
-        self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator, tap: Callback | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL density of one batch of slices, float32 (B, 1 or 2, H, W); the rest as :meth:`density_of_measurement`."""
-        boxes = boxes_of(images, network, margin_px=self.body_margin_px)
-        measurement = self.measure(images, generator=generator)
-        return self.density_of_measurement(measurement, network, generator=generator, tap=tap, boxes=boxes)
-
-    def density_of_measurement(
-        self,
-        measurement: Measurement,
-        network: Denoiser,
-        *,
-        generator: SliceGenerator,
-        tap: Callback | None = None,
-        boxes: Sequence[Box] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """KL density of B slices that were measured, before smoothing.
-
-        Args:
-            measurement: y (B, *range_shape), in units of ``operator``, and the standard deviation of its noise.
-            network: the prior.
-            generator: source of all randomness, with B slices.
-            tap: additionally receives every step that the estimator uses (slices x samples as the batch).
-            boxes: the parts of the slices that the network is to see; None: all. Another ``sampler`` sees all.
-
-        Returns:
-            Density, float32 (B, 1, H, W), or (B, 2, H, W) if ``sharp``, nats per pixel, mean over samples; and the
-            posterior samples (B, S, H, W).
-        """
-        lowpass = [self.lowpass_px, *[0.0] * self.sharp]
-        accumulators = [self._accumulator(width) for width in lowpass]
-        taps: list[Callback] = [*accumulators] if tap is None else [*accumulators, tap]
-        x0 = self._run(measurement, network, generator=generator, taps=taps, boxes=boxes)
-        density = torch.cat([accumulator.density(draws=self._draws) for accumulator in accumulators], dim=1)
-        return density.unflatten(0, (-1, self.samples)).mean(dim=1).clamp_min(0), x0
-
-    def moves(self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator) -> SliceMoves:
-        """What :meth:`map` is made from, before anything is squared; arguments as there."""
-        own, x0 = self._moves(images, network, generator=generator)
-        twins = self._make_twins(x0, network, generator) if self.twins else ()
-        return own.beside([self._moves(twin, network, generator=generator)[0] for twin in twins])
-
-    def _moves(
-        self, images: torch.Tensor, network: Denoiser, *, generator: SliceGenerator
-    ) -> tuple[SliceMoves, torch.Tensor]:
-        """The moves of one run, and its posterior samples (B, S, H, W)."""
-        recorder = Moves(self.window, lowpass_px=self.lowpass_px, noise_px=self.noise_px)
-        sharp = self._accumulator(0.0) if self.sharp else None
-        x0 = self._run(
-            self.measure(images, generator=generator),
-            network,
-            generator=generator,
-            taps=[recorder] if sharp is None else [recorder, sharp],
-            boxes=boxes_of(images, network, margin_px=self.body_margin_px),
-        )
-        moves = recorder.of_slices(samples=self.samples, draws=self._draws)
-        if sharp is None:
-            return moves, x0
-        density = sharp.density(draws=self._draws).unflatten(0, (-1, self.samples)).mean(dim=1).clamp_min(0)
-        return replace(moves, sharp=density), x0
-
-    def _accumulator(self, lowpass_px: float) -> KLAccumulator:
-        return KLAccumulator(self.window, lowpass_px=lowpass_px, noise_px=self.noise_px)
-
-    @property
-    def _draws(self) -> int:
-        """Passes over the window's levels whose steps are reported."""
-        return self.draws if self.estimator == "renoised" else 1
-
-    def _run(
-        self,
-        measurement: Measurement,
-        network: Denoiser,
-        *,
-        generator: SliceGenerator,
-        taps: Sequence[Callback],
-        boxes: Sequence[Box] | None,
-    ) -> torch.Tensor:
-        """Sample the posterior of B slices and report every step that the estimator uses; the samples (B, S, H, W)."""
-        keep_freed_memory()
-        y, std = measurement.y.repeat_interleave(self.samples, dim=0), measurement.std
-        if isinstance(std, torch.Tensor):
-            std = std.expand_as(measurement.y).repeat_interleave(self.samples, dim=0)
-        boxes = boxes or [Box(0, 0, *self.operator.image_shape)] * len(measurement.y)
-        rows = _ROWS if y.device.type == "cpu" else self.batch_size
-        posterior = ConjugateGradientPosterior(
-            InBoxes(network, boxes, rows=rows),
-            self.operator,
-            y,
-            noise_std=std,
-            data_std=self.data_std,
-            iterations=self.cg_iterations,
-        )
-
-        def report(step: Step) -> None:
-            for tap in taps:
-                tap(step)
-
-        generator = generator.repeated(self.samples)
-        renoised = self.estimator == "renoised"
-        on_path = None if renoised else report
-        x0 = self.operator.A_dagger(y, iterations=self.cg_iterations)
-        if self.sampler is not None:
-            x0 = self.sampler.sample(network, self.operator, y, x0, generator=generator, callback=on_path)
-        elif self.sampler_levels:
-            x = x0 + self.sigma_max * generator.normal(x0)
-            sigmas = log_sigmas(self.sampler_levels, sigma_max=self.sigma_max, sigma_min=self.sigma_min).tolist()
-            x0 = posterior_sample(posterior, x, sigmas=sigmas, generator=generator, churn=self.churn, callback=on_path)
-        if renoised:
-            for _ in range(self.draws):
-                renoise(posterior, x0, sigmas=self.edges, generator=generator, callback=report, crossed=self.crossed)
-        return x0.unflatten(0, (len(measurement.y), self.samples))[:, :, 0]
+        running = {"batch_size": self.batch_size, "seed": self.seed}
+        running |= {name: settings.pop(name) for name in running.keys() & settings.keys()}
+        return self._from(self._given.changed(**settings), **running)

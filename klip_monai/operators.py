@@ -16,3 +16,6 @@ OPERATORS: dict[str, dict[str, Any]] = {
 }
 """Arguments of :func:`klip_monai.physics.make_operator` that each operator heeds, by its name, with their types or
 choices."""
+
+ANGLE_RANGES = {"limited_angle": 120.0, "fan_beam": 360.0}
+"""Range of the views in degrees, where none is given."""

@@ -15,6 +15,9 @@ from klip_monai.slice_generator import SliceGenerator
 
 Work = TypeVar("Work", torch.Tensor, SliceMoves)
 
+Progress = Callable[[int, int], None]
+"""Called with (slices done, slices in all)."""
+
 _AIR = -1.0
 _TOGETHER = 4  # slices that a core works on at a time: matrices of operators are read once for all of them
 
@@ -28,7 +31,7 @@ def in_batches(
     places: Sequence[int] | None,
     any_number: bool,
     on_gpu: int,
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> Iterator[Iterator[tuple[list[int], Work]]]:
     """Do a piece of work on some slices at a time.
 

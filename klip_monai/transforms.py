@@ -1,64 +1,97 @@
-"""MONAI transforms: series in, KL heat map and labels out, on the series' own voxel grid."""
+"""MONAI transforms: faces of the road that :class:`klip_monai.scan.Scorer` is, for bundles and their hosts."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Hashable, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
-from monai.transforms import InvertibleTransform, MapTransform
-from monai.utils import convert_to_dst_type
+from monai.transforms import InvertibleTransform, MapTransform, Transform
 
-from klip_monai.case import Case, save_case
-from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import check_free, check_writable
-from klip_monai.io.names import case_name
-from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
-from klip_monai.score_transform import KLIPScore, KLIPScored
-from klip_monai.scoring import MIN_ML, ContextNull, ExpectedDensity, IDReference, threshold_heatmap
-from klip_monai.standard import PriorGrid, beneath_skin, slice_distance, standard_slices, to_source_grid
-
-__all__ = [
-    "BodyOnlyd",
-    "CalibrateHeatmapd",
-    "CheckOutputd",
-    "KLIPScore",
-    "KLIPScored",
-    "LoadSeriesd",
-    "SaveOverlayd",
-    "ThresholdHeatmapd",
-    "ToPriorGridd",
-    "one_scan",
-]
+from klip_monai.scan.opened import OpenedScan, Reading
+from klip_monai.scan.region import read_region, region_on_slices
+from klip_monai.scan.save import save_case
+from klip_monai.scan.scorer import Scorer
+from klip_monai.standard import Placement, PriorGrid, StandardSlices, standard_slices, to_source_grid
 
 Data = dict[Hashable, Any]
+
+
+class KLIPScore(Transform):
+    """Score a CT volume: HU in, heat map (nats per pixel of the prior's grid) on the same voxel grid out.
+
+    Args:
+        scorer: prior, settings and, if heat maps are to be calibrated, the ID reference.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def __call__(self, volume: MetaTensor, region: torch.Tensor | None = None) -> MetaTensor:
+        """Score ``volume``, float32 HU (1, X, Y, Z), or only the part of it in ``region``, bool (1, X, Y, Z).
+
+        Returns:
+            MetaTensor float32 (1, X, Y, Z), zero outside of the region; meta has ``scan_score``, the maximum before it
+            was brought back.
+        """
+        slices, on_slices = standard_slices(volume, self.scorer.grid), None
+        if region is not None:
+            region = MetaTensor(region.as_subclass(torch.Tensor), affine=volume.affine)
+            on_slices, _ = region_on_slices(region[0], volume.affine, slices.placement)
+        heatmap, score = self.scorer.heatmap_of(OpenedScan(volume, slices, region, on_slices))
+        heatmap.meta["scan_score"] = score
+        return heatmap
+
+
+class KLIPScored(MapTransform):
+    """Dictionary face of :class:`KLIPScore`.
+
+    Args:
+        keys: keys of volumes, MetaTensor float32 HU (1, X, Y, Z).
+        scorer: see there.
+        heatmap_key: where the heat map goes; None replaces the volume.
+        region_key: key of the region to score, bool (1, X, Y, Z); need not be there.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        scorer: Scorer,
+        heatmap_key: str | None = "heatmap",
+        region_key: str = "region",
+    ) -> None:
+        super().__init__(keys)
+        self.score, self.heatmap_key, self.region_key = KLIPScore(scorer), heatmap_key, region_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
+        """Score the volumes."""
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[self.heatmap_key or key] = self.score(d[key], d.get(self.region_key))
+        return d
 
 
 class LoadSeriesd(MapTransform):
     """Read each key's path (a DICOM folder or archive, NIfTI, NRRD or MetaImage file) as a volume.
 
-    Hosts that read scans themselves may hand over a volume in memory instead, which is checked as a file is, see
-    :func:`klip_monai.io.read.volume_in_memory`.
-
-    Unlike ``LoadImaged`` it never mixes series and refuses what it cannot place exactly, see
-    :func:`klip_monai.io.read.read_volume`. Output: MetaTensor float32 HU (1, X, Y, Z); its meta gains ``read_seconds``
-    and ``read_at`` (performance counter, s), and what is unknown becomes "" in it, as MONAI cannot batch None. Its
-    ``name``, after which files are named, is a pseudonym, see :func:`klip_monai.io.names.case_name`.
+    Hosts that read scans themselves may hand over a volume in memory instead, which is checked as a file is. See
+    :meth:`klip_monai.scan.opened.Reading.volume`; the meta gains ``read_seconds`` and ``read_at`` (performance counter,
+    s), and what is unknown becomes "" in it, as MONAI cannot batch None.
 
     Args:
         keys: keys of paths, or of volumes in memory.
         series_uid: which series to read where a folder holds several.
         repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
         hu_window: (low, high) HU that an 8-bit picture shows, see there.
-        keep_names: name the case after its folder or file instead, which may name the patient.
+        keep_names: name the case after its folder or file, which may name the patient.
     """
 
     def __init__(
@@ -71,30 +104,18 @@ class LoadSeriesd(MapTransform):
         keep_names: bool = False,
     ) -> None:
         super().__init__(keys)
-        self.keep_names = keep_names
-        self.options: dict[str, Any] = {
-            "series_uid": series_uid,
-            "repair": tuple(repair or ()),
-            "hu_window": hu_window,
-        }
+        self.reading = Reading(series_uid, tuple(repair or ()), hu_window, keep_names)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Read the series."""
         d = dict(data)
         for key in self.key_iterator(d):
             start = time.perf_counter()
-            in_memory = isinstance(d[key], (torch.Tensor, np.ndarray))
-            d[key] = self._take(d[key]) if in_memory else read_volume(d[key], **self.options)
+            d[key] = self.reading.volume(d[key])
             d[key].meta.update({name: "" for name, value in d[key].meta.items() if value is None})
-            if not (self.keep_names or in_memory):
-                d[key].meta["name"] = case_name(d[key])
             d[key].meta["read_seconds"] = time.perf_counter() - start
             d[key].meta["read_at"] = time.perf_counter()
         return d
-
-    def _take(self, volume: torch.Tensor | np.ndarray) -> MetaTensor:
-        """A volume of a host program; there are no slices left to repair."""
-        return volume_in_memory(volume, series_uid=self.options["series_uid"], hu_window=self.options["hu_window"])
 
 
 class CheckOutputd(MapTransform):
@@ -102,7 +123,7 @@ class CheckOutputd(MapTransform):
 
     Args:
         keys: keys of volumes, from :class:`LoadSeriesd`.
-        output_dir: folder that :class:`SaveOverlayd` will write to.
+        output_dir: folder that :class:`SaveCased` will write to.
         overwrite: let them pass, to be replaced.
 
     Raises:
@@ -163,145 +184,122 @@ class ToPriorGridd(MapTransform, InvertibleTransform):
         return d
 
 
-class CalibrateHeatmapd(MapTransform):
-    """Divide densities by what healthy tissue scores there (see `ExpectedDensity` and `ContextNull`).
+class LoadRegiond(MapTransform):
+    """Read the region to look at, and refuse one that is not the scan's before anything is scored.
+
+    Goes after :class:`ToPriorGridd`; see :func:`klip_monai.scan.region.read_region`. Scans that come without a region
+    pass as they are.
 
     Args:
-        keys: keys of densities, MetaTensor (1, H, W, Z) or (2, H, W, Z), nats per pixel; become heat maps (1, H, W, Z),
-            nats per pixel of average healthy tissue.
-        image_key: key of the standard slices they belong to, MetaTensor (1, H, W, Z) in [-1, 1].
-        reference: from healthy scans under the same settings.
-        inferer: what made the densities; a null by local contrast can do without.
-        body_key: key of the body mask, which such a null can do without, too.
+        keys: key of the region, taken out: `FILE` or `FILE:LABELS`, a :class:`klip_monai.io.roi.Roi`, or None.
+        source_key: key of the scan, MetaTensor (1, X, Y, Z).
+        image_key: key of its standard slices, MetaTensor (1, H, W, Z).
+        body_key: key of their body mask, bool (1, H, W, Z).
+        skin_px: thickness of the rim that is not scored, see :class:`klip_monai.inferer.KLIPInferer`.
+        region_key: where the region goes, MetaTensor bool (1, X, Y, Z); with ``_slices`` behind it, where it goes on
+            the standard slices, bool (1, H, W, Z).
+        keep_names: let the file's name and the names of its segments into the meta.
 
     Raises:
-        ValueError: for a null by context without the inferer.
+        InputError: when called, for a region that cannot be read or is not the scan's.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         *,
-        image_key: str,
-        reference: IDReference,
-        inferer: KLIPInferer | None = None,
+        source_key: str = "source",
+        image_key: str = "image",
         body_key: str = "body",
+        skin_px: float = 0.0,
+        region_key: str = "region",
+        keep_names: bool = False,
     ) -> None:
-        super().__init__(keys)
-        if inferer is None and isinstance(reference.expected, ContextNull):
-            raise ValueError("inferer: got none, expected what made the densities, for a null by context")
-        self.image_key, self.reference, self.inferer, self.body_key = image_key, reference, inferer, body_key
+        super().__init__(keys, allow_missing_keys=True)
+        self.source_key, self.image_key, self.body_key, self.skin_px = source_key, image_key, body_key, skin_px
+        self.region_key, self.keep_names = region_key, keep_names
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Calibrate the maps."""
+        """Read the region, if there is one."""
         d = dict(data)
-        images, expected = d[self.image_key], self.reference.expected
         for key in self.key_iterator(d):
-            density, seen = _unstack(d[key]).cpu(), _unstack(images).cpu()
-            if isinstance(expected, ExpectedDensity):
-                heatmap = expected.heatmap(density, seen)
-            else:
-                assert self.inferer is not None
-                left = self.inferer.noise_left(len(seen), slice_mm=slice_distance(images.affine.cpu().numpy()))
-                body = _unstack(d[self.body_key]).bool().cpu()
-                heatmap = expected.heatmap(density, seen, body=body, noise_left=left)
-            d[key] = convert_to_dst_type(_stack(heatmap), d[key])[0]
+            roi = d.pop(key)
+            if roi is None:
+                continue
+            slices = _slices_of(d[self.image_key], d[self.body_key])
+            d[self.region_key], on_slices = read_region(
+                roi, d[self.source_key], slices, skin_px=self.skin_px, keep_names=self.keep_names
+            )
+            d[f"{self.region_key}_slices"] = _stack(on_slices)
         return d
 
 
-class BodyOnlyd(MapTransform):
-    """Set maps to zero outside of the body and in its rim, and note the maximum that is left: the scan score.
-
-    Of a scan that came with a region the score is the maximum in the region; the maps stay whole until they lie on the
-    scan's grid, see :class:`klip_monai.region.WithinRegiond`.
+class MakeCased(MapTransform):
+    """Density of the standard slices to what was found: labels in its place, heat map, score and case beside them.
 
     Args:
-        keys: keys of maps, MetaTensor (1, H, W, Z), nats per pixel.
-        body_key: key of the body mask.
-        skin_px: thickness of the rim, see :class:`klip_monai.inferer.KLIPInferer`.
-        score_key: where the scan score goes, a float.
-        region_key: key of the region on the standard slices, bool (1, H, W, Z); need not be there.
+        keys: keys of densities, MetaTensor (1, H, W, Z) or (2, H, W, Z), nats per pixel, from the scorer's inferer;
+            become labels, MetaTensor uint8 (1, X, Y, Z).
+        scorer: with the ID reference.
+        image_key: key of the standard slices, from :class:`ToPriorGridd`.
+        source_key: key of the volume that it kept.
+        body_key: key of its body mask.
+        region_key: key of the region that was looked at, from :class:`LoadRegiond`; need not be there.
+        heatmap_key: where the heat map goes, MetaTensor float32 (1, X, Y, Z).
+        case_key: where the :class:`klip_monai.scan.Case` goes.
+        keep_names: whether files of the case may say whose scan it is.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
         *,
-        body_key: str,
-        skin_px: float = 0.0,
-        score_key: str = "scan_score",
-        region_key: str = "region_slices",
+        scorer: Scorer,
+        image_key: str = "image",
+        source_key: str = "source",
+        body_key: str = "body",
+        region_key: str = "region",
+        heatmap_key: str = "heatmap",
+        case_key: str = "case",
+        keep_names: bool = False,
     ) -> None:
         super().__init__(keys)
-        self.body_key, self.skin_px, self.score_key, self.region_key = body_key, skin_px, score_key, region_key
+        self.scorer, self.keep_names = scorer, keep_names
+        self.image_key, self.source_key, self.body_key = image_key, source_key, body_key
+        self.region_key, self.heatmap_key, self.case_key = region_key, heatmap_key, case_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Mask the maps."""
+        """Make the case."""
         d = dict(data)
-        body = _stack(beneath_skin(_unstack(d[self.body_key]).bool(), skin_px=self.skin_px))
+        volume, region = d[self.source_key], d.get(self.region_key)
+        slices = _slices_of(d[self.image_key], d[self.body_key])
+        on_slices = None if region is None else _unstack(d[f"{self.region_key}_slices"]).bool().cpu()
+        scan = OpenedScan(volume, slices, region, on_slices, self.keep_names)
+        meta = volume.meta
         for key in self.key_iterator(d):
-            d[key] = d[key] * body.to(d[key].device)
-            counted = d[key] * d[self.region_key].to(d[key].device) if self.region_key in d else d[key]
-            d[self.score_key] = float(counted.max())
+            made = self.scorer.case(scan, _unstack(d[key]).float().cpu())
+            seconds = {"read": float(meta["read_seconds"]), "score": time.perf_counter() - float(meta["read_at"])}
+            case = d[self.case_key] = made.timed(**seconds)
+            d[key] = _placed(case.labels.as_tensor(), case.labels.affine, meta=d[key].meta)
+            d[self.heatmap_key] = case.heatmap
         return d
 
 
-class ThresholdHeatmapd(MapTransform):
-    """Heat map to labels (0 background, 1 suspicious, 2 strongly suspicious); the heat map moves to ``heatmap_key``.
-
-    Args:
-        keys: keys of heat maps, MetaTensor (1, X, Y, Z); replaced by labels, MetaTensor uint8 of the same shape.
-        reference: the thresholds, from healthy scans under the same settings.
-        heatmap_key: where the heat map goes.
-        min_ml: islands smaller than this many ml become background.
-    """
-
-    def __init__(
-        self, keys: KeysCollection, *, reference: IDReference, heatmap_key: str = "heatmap", min_ml: float = MIN_ML
-    ) -> None:
-        super().__init__(keys)
-        self.reference, self.heatmap_key, self.min_ml = reference, heatmap_key, min_ml
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Label the heat maps."""
-        d = dict(data)
-        for key in self.key_iterator(d):
-            heatmap = d[key]
-            voxel_ml = float(np.abs(np.linalg.det(np.asarray(heatmap.affine)[:3, :3])) / 1000)
-            labels = threshold_heatmap(
-                heatmap[0].cpu().numpy(),
-                suspicious=self.reference.suspicious,
-                strong=self.reference.strong,
-                voxel_ml=voxel_ml,
-                min_ml=self.min_ml,
-            )
-            d[self.heatmap_key] = heatmap
-            d[key] = _placed(torch.from_numpy(labels)[None], heatmap.affine, meta=heatmap.meta)
-        return d
-
-
-class SaveOverlayd(MapTransform):
-    """Write a case: the chosen outputs, summary and preview, all or nothing.
+class SaveCased(MapTransform):
+    """Write a case: the chosen outputs, summary and preview, all or nothing; see :func:`klip_monai.scan.save_case`.
 
     Files are ``NAME_heatmap.nii.gz`` and ``NAME_labels.nii.gz`` (output "nifti"), ``NAME_overlay.seg.nrrd``
     ("seg-nrrd"), ``NAME.mrb`` ("scene"), ``NAME_report.html`` ("report"), ``NAME_seg.dcm`` ("dicom-seg"),
     ``NAME_pm.dcm`` ("dicom-pm"), ``NAME_report.dcm`` ("dicom-pdf"), and always ``NAME_preview.png`` and
-    ``NAME_summary.json``, where NAME is the ``name`` in the volume's meta. The summary is also put under ``summary``.
+    ``NAME_summary.json``, where NAME is the ``name`` in the volume's meta. What was written, a
+    :class:`klip_monai.scan.save.SavedCase`, is put under ``saved``.
 
     Args:
-        keys: key of the labels, MetaTensor uint8 (1, X, Y, Z).
+        keys: key of the case, from :class:`MakeCased`.
         output_dir: folder to write into.
-        reference: where p-value and thresholds come from.
-        provenance: what the score was made with, JSON-able; goes into the summary.
-        heatmap_key: key of the heat map, MetaTensor float32 (1, X, Y, Z).
-        source_key: key of the volume, MetaTensor float32 HU (1, X, Y, Z).
-        score_key: key of the scan score.
-        region_key: key of the region that was looked at, from :class:`klip_monai.region.LoadRegiond`; need not be
-            there.
         outputs: what to write, see :data:`klip_monai.output_files.OUTPUTS`. The DICOM outputs need a scan read from
             DICOM files, and carry the patient module of the source.
         overwrite: replace files of the same case instead of refusing.
-        keep_names: put the series UID into the summary.
 
     Raises:
         InputError: when built, for an unknown output; when called, for a DICOM output of another format.
@@ -314,45 +312,19 @@ class SaveOverlayd(MapTransform):
         keys: KeysCollection,
         *,
         output_dir: str | Path,
-        reference: IDReference,
-        provenance: Mapping[str, Any],
-        heatmap_key: str = "heatmap",
-        source_key: str = "source",
-        score_key: str = "scan_score",
-        region_key: str = "region",
         outputs: Sequence[str] = DEFAULT_OUTPUTS,
         overwrite: bool = False,
-        keep_names: bool = False,
     ) -> None:
         super().__init__(keys)
         check_writable(output_dir)
         file_names("", outputs)
-        self.outputs, self.overwrite, self.keep_names = tuple(outputs), overwrite, keep_names
-        self.score_key, self.region_key = score_key, region_key
-        self.output_dir, self.reference, self.provenance = Path(output_dir), reference, provenance
-        self.heatmap_key, self.source_key = heatmap_key, source_key
-
-    def into(self, output_dir: str | Path) -> SaveOverlayd:
-        """The same, writing into another folder."""
-        other = copy(self)
-        other.output_dir = Path(output_dir)
-        return other
+        self.output_dir, self.outputs, self.overwrite = Path(output_dir), tuple(outputs), overwrite
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
         """Write the case."""
         d = dict(data)
         for key in self.key_iterator(d):
-            case = Case(
-                volume=d[self.source_key],
-                heatmap=d[self.heatmap_key],
-                labels=d[key],
-                scan_score=d[self.score_key],
-                reference=self.reference,
-                provenance=self.provenance,
-                keep_names=self.keep_names,
-                region=d.get(self.region_key),
-            )
-            d["summary"] = save_case(case, self.output_dir, outputs=self.outputs, overwrite=self.overwrite)
+            d["saved"] = save_case(d[key], self.output_dir, outputs=self.outputs, overwrite=self.overwrite)
         return d
 
 
@@ -396,3 +368,14 @@ def _unstack(stacked: torch.Tensor) -> torch.Tensor:
 def _placed(values: torch.Tensor, affine: torch.Tensor, *, meta: Mapping[str, Any]) -> MetaTensor:
     """``values`` at ``affine``, with everything else in ``meta``."""
     return MetaTensor(values, affine=affine, meta={key: value for key, value in meta.items() if key != "affine"})
+
+
+def _slices_of(images: MetaTensor, body: torch.Tensor) -> StandardSlices:
+    """What :class:`ToPriorGridd` made, from its stacked slices and body mask."""
+    placements = [
+        operation["extra_info"]["placement"]
+        for operation in images.applied_operations
+        if operation["class"] == ToPriorGridd.__name__
+    ]
+    placement: Placement = placements[-1]
+    return StandardSlices(_unstack(images).float().cpu(), _unstack(body).bool().cpu(), placement)

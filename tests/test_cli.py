@@ -6,7 +6,10 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import nibabel as nib
@@ -20,8 +23,11 @@ from klip_monai.cli.options import out
 from klip_monai.cli.score import _print_result
 from klip_monai.io import read_volume
 from klip_monai.io.names import case_name
+from klip_monai.io.summary import Provenance, Source, Summary, Thresholds, Worst
 from klip_monai.output_files import DEFAULT_OUTPUTS, OUTPUTS, file_names
 from klip_monai.physics.factory import OPERATORS
+from klip_monai.scan.save import SavedCase
+from klip_monai.scoring import Candidate
 
 SAMPLES = Path(__file__).resolve().parents[1] / "sample_data"
 
@@ -68,42 +74,43 @@ def test_scoring_writes_all_files_on_the_grid_of_the_source(small_ct, tmp_path):
     assert_refused(klip_monai(*command, cwd=tmp_path), f"out/{names['heatmap']}", "--overwrite", "another folder")
 
 
-def found(rank: int, **changes: object) -> dict[str, object]:
+def found(rank: int, **changes: Any) -> Candidate:
     """A candidate of a summary with the longest numbers there are."""
-    place = {"slice": 1234, "peak_ras_mm": (-123.4, 132.1, -1432.0), "volume_ml": 1234.56}
-    return {"rank": rank, **place, "peak": 0.01234, "p": 0.0333, "q": 0.0123, **changes}
+    place, mm = (1, 2, 1234), (-123.4, 132.1, -1432.0)
+    longest = Candidate(rank, place, mm, mm, 1234.56, (1.0, 1.0, 1.0), 0.01234, 0.01, 2, 0.0333, 0.0123)
+    return replace(longest, **changes)
 
 
-def closing_panel(candidates: list[dict[str, object]]) -> str:
+def closing_panel(candidates: Sequence[Candidate]) -> str:
     """What `score` says in the end, at 80 columns, without the frame."""
-    provenance = {"bundle": "b", "bundle_version": "1", "intended_use": "x", "precision": "float32", "device": "cpu"}
-    summary = {
-        "name": "ct-0",
-        "notice": "Research use only.",
-        "provenance": provenance,
-        "unit": "nats per pixel",
-        "scan_score": 0.0123,
-        "p_value": 0.0333,
-        "thresholds": {"least_p": 0.0333, "healthy": "29 healthy scans"},
-        "remarks": [],
-        "volume_ml": {"Suspicious": 1.0, "Strongly suspicious": 0.0},
-        "worst": {"voxel": [3, 4, 5], "ras_mm": [-1.0, 2.0, 3.0]},
-        "candidates": candidates,
-        "candidate_count": len(candidates),
-        "region": None,
-        "p_and_q": "p: how likely. q: how false.",
-        "files": {},
-    }
+    summary = Summary(
+        name="ct-0",
+        source=Source("nifti", (1, 1, 1), (1.0, 1.0, 1.0), (), None),
+        region=None,
+        unit="nats per pixel",
+        scan_score=0.0123,
+        p_value=0.0333,
+        worst=Worst((3, 4, 5), (-1.0, 2.0, 3.0), (5,)),
+        slice_scores=(),
+        volume_ml={"Suspicious": 1.0, "Strongly suspicious": 0.0},
+        candidate_count=len(candidates),
+        candidates=tuple(candidates),
+        p_and_q="p: how likely. q: how false.",
+        thresholds=Thresholds(0.1, 0.2, "", 29, 29, "29 healthy scans", 0.0333, 4, (0.1, 0.2), "", {}),
+        remarks=(),
+        provenance=Provenance("b", "1", "x"),
+        versions={},
+    )
     out.width = 80
     with out.capture() as captured:
-        _print_result(summary, "scan")
+        _print_result(SavedCase(summary, {}), "scan")
     lines = captured.get().splitlines()
     assert all(len(line) <= 80 for line in lines)
     return "\n".join(line.strip("│ ") for line in lines)
 
 
 def test_closing_panel_names_the_first_three_candidates_in_a_line_each():
-    panel = closing_panel([found(n, slice=n + 20) for n in range(1, 6)])
+    panel = closing_panel([found(n, voxel=(1, 2, n + 20)) for n in range(1, 6)])
     for n in (1, 2, 3):
         assert f"\n{n}    {n + 20} L 123 A 132 I 1432 1234.6 0.0123 0.033 0.012\n" in panel
     assert "I 1432" not in panel.split("\n3    23")[1].split("\n", 1)[1], "no fourth"

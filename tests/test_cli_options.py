@@ -6,20 +6,16 @@ import pytest
 from monai.bundle import ConfigWorkflow
 
 from klip_monai.bundle import find_bundle, open_workflow
-from klip_monai.cli.options import Operator, check_measurement, overrides_of
+from klip_monai.cli.options import Operator, _flag, overrides_of
 from klip_monai.errors import InputError
-from klip_monai.physics.factory import OPERATORS
+from klip_monai.scan.overrides import check_measurement
 
 
 def workflow(operator: str | None, *settings: str) -> ConfigWorkflow:
     overrides = overrides_of(operator and Operator(operator), settings=settings)
     opened = open_workflow(find_bundle("klip_ct_phantom"), "inference.json", kind="inference", **overrides)
-    check_measurement(opened, overrides)
+    check_measurement(opened.parser, overrides, called=_flag)
     return opened
-
-
-def test_the_commands_have_the_operators_there_are():
-    assert [operator.value for operator in Operator] == list(OPERATORS)
 
 
 def test_a_scanner_is_described_by_its_settings():
@@ -62,7 +58,7 @@ def test_settings_of_another_measurement_than_the_bundles_are_refused():
 def test_sharp_reaches_the_inferer_of_any_bundle(bundle):
     overrides = overrides_of(sharp=True)
     opened = open_workflow(find_bundle(bundle), "inference.json", kind="inference", **overrides)
-    assert opened.parser.get_parsed_content("inferer").sharp
+    assert opened.parser.get_parsed_content("inferer").reading.sharp
 
 
 def test_sharp_with_twins_is_refused():

@@ -49,10 +49,15 @@ def command(*args: str) -> dict[str, Any]:
         (["score", "--sinogram", "no_such_data.npy"], "which is no file"),
         (["screen", SERIES, "--outputs", "nifty"], "got nifty, expected some of nifti"),
         (["screen", SERIES, "--bundle", "klip_ct_head"], "expected a bundle's folder or one of klip_ct_abdomen"),
+        (["bench", "levles"], "got levles, expected some of precision"),
+        (["bench", "end-to-end", "--input", "no_such_scan"], "does not exist"),
+        (["bench", "end-to-end", "--against", "no_such_python"], "expected the Python interpreter"),
+        (["bench", "--bundle", "klip_ct_head"], "expected a bundle's folder or one of klip_ct_abdomen"),
+        (["bench", "--json", str(SAMPLES)], "expected a file"),
     ],
 )
 def test_what_was_asked_wrongly_is_refused_before_anything_heavy_is_imported(tmp_path, args, words):
-    output = [] if "--output" in args else ["--output", str(tmp_path / "out")]
+    output = [] if "--output" in args or args[0] == "bench" else ["--output", str(tmp_path / "out")]
     refused = command(*args, *output)
     assert refused["result"] == 2
     assert words in refused["stderr"]
@@ -65,21 +70,20 @@ def test_listing_series_imports_none_of_what_scores_them():
     assert listed["modules"] & HEAVY == set()
 
 
-def test_a_scan_is_read_and_a_bundle_opened_with_what_they_need_only(tmp_path):
+def test_a_scan_is_read_and_a_bundle_opened_with_what_they_need_only():
     code = """
 import gc
 from klip_monai.bundle import find_bundle
-from klip_monai.cli.options import open_bundle
+from klip_monai.cli.options import open_scorer
 from klip_monai.io.read import read_volume
-opened = open_bundle(find_bundle("klip_ct_abdomen"), dataset_dir=sys.argv[1], output_dir=sys.argv[2])
-opened.evaluator
+open_scorer(find_bundle("klip_ct_abdomen"))
 read_volume(sys.argv[1])
 result = [gc.isenabled(), gc.get_freeze_count()]
 """
-    opened = in_new_process(code, SERIES, str(tmp_path / "out"))
+    opened = in_new_process(code, SERIES)
     collecting, never_searched = opened["result"]
     assert collecting
     assert never_searched > 100_000
     ours = {f"klip_monai.{name}" for name in ("evaluation", "training", "phantom", "screening", "viewer")}
-    others = {"highdicom", "astra", "dask", "pyarrow", "pandas"}
+    others = {"highdicom", "astra", "dask", "pyarrow", "pandas", "torch._dynamo"}
     assert opened["modules"] & (ours | others) == set()

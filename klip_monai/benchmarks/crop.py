@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from klip_monai.benchmarks.cost import Row
 from klip_monai.benchmarks.subject import Subject
-from klip_monai.benchmarks.timing import Row, least_costs
+from klip_monai.benchmarks.timing import least_costs
 from klip_monai.prior.within_body import boxes_of
 
 

@@ -9,9 +9,9 @@ from functools import reduce
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from klip_monai.benchmarks.cost import Cost, Row
 from klip_monai.benchmarks.processes import THIS, Release, run_python
 from klip_monai.benchmarks.subject import Subject
-from klip_monai.benchmarks.timing import Cost, Row
 from klip_monai.bundle import shipped_bundles
 
 

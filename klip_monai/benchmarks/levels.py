@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
+from klip_monai.benchmarks.cost import Row
 from klip_monai.benchmarks.subject import Subject
-from klip_monai.benchmarks.timing import Row, least_costs
+from klip_monai.benchmarks.timing import least_costs
 from klip_monai.inferer import KLIPInferer
 
 
@@ -36,7 +37,7 @@ def _inferers(subject: Subject) -> dict[str, KLIPInferer]:
         for preset in subject.presets:
             chosen = settings if preset is None else {"preset": preset, **settings}
             inferer: KLIPInferer = subject.parser(**chosen).get_parsed_content("inferer")
-            operator = operator or inferer.operator
+            operator = operator or inferer.measured.operator
             what = measurement if preset is None else f"{preset}, {measurement}"
             inferers[what] = inferer.changed(operator=operator)
     return inferers

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from klip_monai.benchmarks.cost import Cost, Row
 from klip_monai.benchmarks.subject import Subject
-from klip_monai.benchmarks.timing import Cost, Row, as_in_a_pass, cost_of, least_costs
+from klip_monai.benchmarks.timing import as_in_a_pass, cost_of, least_costs
 from klip_monai.physics.astra_projector import SliceProjector
 from klip_monai.physics.geometry import ParallelBeam
 from klip_monai.physics.tomography import Tomography

@@ -7,8 +7,9 @@ from functools import partial
 
 import torch
 
+from klip_monai.benchmarks.cost import Row
 from klip_monai.benchmarks.subject import Subject
-from klip_monai.benchmarks.timing import Row, as_in_a_pass, least_costs
+from klip_monai.benchmarks.timing import as_in_a_pass, least_costs
 from klip_monai.errors import BundleError
 from klip_monai.prior import Denoiser
 from klip_monai.prior.precision import precision_of

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import klip_monai
 from klip_monai.benchmarks import launcher
-from klip_monai.benchmarks.timing import Cost
+from klip_monai.benchmarks.cost import Cost
 from klip_monai.errors import InputError
 
 _ASK = "import klip_monai.cli; print(klip_monai.__version__)"

@@ -9,12 +9,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from klip_monai.benchmarks.cost import Cost, Row
 from klip_monai.benchmarks.processes import THIS, run_python
 from klip_monai.benchmarks.subject import AT_A_TIME, Subject
-from klip_monai.benchmarks.timing import Cost, Row, as_in_a_pass, least_costs
+from klip_monai.benchmarks.timing import as_in_a_pass, least_costs
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.preview import write_preview
+from klip_monai.io.shown import Shown
 from klip_monai.sampling import ConjugateGradientPosterior, Step
 from klip_monai.scoring import smooth
 from klip_monai.scoring.density import squared_move
@@ -48,12 +50,12 @@ def _in_the_inferer(subject: Subject) -> list[Row]:
         *(_SIGMA, 0.9 * _SIGMA),
         denoised_prior=x,
         denoised_posterior=x + 0.1 * noise,
-        sample=x - 0.1 * noise if inferer.crossed else None,
+        sample=x - 0.1 * noise if inferer.estimation.crossed else None,
         noise=noise,
     )
-    moved = partial(squared_move, step, lowpass_px=inferer.lowpass_px, noise_px=inferer.noise_px)
+    moved = partial(squared_move, step, lowpass_px=inferer.reading.lowpass_px, noise_px=inferer.reading.noise_px)
     per_pass: dict[str, Task] = {"noise": partial(generator.normal, x), "low-pass, regression on noise": moved}
-    per_slice: dict[str, Task] = {"smoothing": partial(smooth, x, sigma_px=inferer.smoothing_px)}
+    per_slice: dict[str, Task] = {"smoothing": partial(smooth, x, sigma_px=inferer.reading.smoothing_px)}
     for measurement, settings in reversed(subject.measurements.items()):
         measured = subject.parser(**settings).get_parsed_content("inferer")
         per_slice[f"measure, {measurement}"] = partial(measured.measure, x, generator=generator)
@@ -68,11 +70,11 @@ def _posterior_step(inferer: KLIPInferer, x: torch.Tensor, noisy: torch.Tensor, 
     measurement = inferer.measure(x, generator=generator)
     posterior = ConjugateGradientPosterior(
         lambda x, sigma: x,
-        inferer.operator,
+        inferer.measured.operator,
         measurement.y,
         noise_std=measurement.std,
-        data_std=inferer.data_std,
-        iterations=inferer.cg_iterations,
+        data_std=inferer.sampling.data_std,
+        iterations=inferer.sampling.cg_iterations,
     )
     return partial(posterior, noisy, _SIGMA)
 
@@ -80,7 +82,7 @@ def _posterior_step(inferer: KLIPInferer, x: torch.Tensor, noisy: torch.Tensor, 
 def _around_it(subject: Subject) -> list[Row]:
     volume, standard = subject.volume, subject.standard
     noise = SliceGenerator(0, range(len(standard.images))).normal(standard.images)
-    maps = smooth(noise.square(), sigma_px=subject.inferer.smoothing_px) * standard.body
+    maps = smooth(noise.square(), sigma_px=subject.inferer.reading.smoothing_px) * standard.body
     on_source = to_source_grid(maps, standard.placement)
     ct, heatmap, affine = volume[0].numpy(), on_source[0].numpy(), on_source.affine
     labels = sum((heatmap > threshold).astype("uint8") for threshold in _THRESHOLDS)
@@ -94,8 +96,9 @@ def _around_it(subject: Subject) -> list[Row]:
             "write segmentation": partial(write_segmentation, folder / "overlay.seg.nrrd", labels, affine),
         }
         costs = least_costs(tasks, tries=subject.tries)
-        picture = partial(write_preview, title="benchmark", scale=_THRESHOLDS, thresholds=_THRESHOLDS)
-        preview = partial(picture, folder / "preview.png", ct, heatmap, labels, affine)
+        shown = Shown(ct, heatmap, labels, affine, _THRESHOLDS)
+        picture = {"title": "benchmark", "thresholds": _THRESHOLDS}
+        preview = partial(write_preview, folder / "preview.png", shown, **picture)  # type: ignore[arg-type]
         drawn = least_costs({"write preview": preview}, tries=subject.tries)
     rows = [Row(what, cost / len(maps), "slice") for what, cost in costs.items()]
     return rows + [Row(what, cost, "scan") for what, cost in drawn.items()]

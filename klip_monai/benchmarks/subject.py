@@ -91,7 +91,7 @@ class Subject:
     @property
     def margin_px(self) -> int:
         """Air around the body that the network sees, or would see."""
-        margin = self.inferer.body_margin_px
+        margin = self.inferer.sampling.body_margin_px
         return _MARGIN_PX if margin is None else margin
 
     @cached_property

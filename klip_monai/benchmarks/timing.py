@@ -6,47 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 
+from klip_monai.benchmarks.cost import Cost
 from klip_monai.freed_memory import keep_freed_memory
 
 _LEAST_S = 0.02  # a try of something short repeats it for so long, that clock and caller do not count
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What something cost: ``cpu_s``, user and system time of all its threads, and ``wall_s``, both in seconds."""
-
-    cpu_s: float
-    wall_s: float
-
-    def __truediv__(self, number: float) -> Cost:
-        return Cost(self.cpu_s / number, self.wall_s / number)
-
-    def least(self, other: Cost) -> Cost:
-        """The lesser of each."""
-        return Cost(min(self.cpu_s, other.cpu_s), min(self.wall_s, other.wall_s))
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        what: was measured.
-        cost: of one of ``per``.
-        per: "pass" (a slice's pass of the network), "slice", "scan" or "run" (of a program).
-        remark: what else there is to say.
-        figures: other numbers, by name.
-    """
-
-    what: str
-    cost: Cost
-    per: str
-    remark: str = ""
-    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 def least_costs(

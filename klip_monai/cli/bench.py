@@ -13,11 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from klip_monai.cli.libraries import import_libraries
 from klip_monai.cli.options import BundleOption, Device, DeviceOption, app, err, out, progress_bar, running_option
 from klip_monai.errors import InputError
 
 if TYPE_CHECKING:
-    from klip_monai.benchmarks import Machine, Row
+    from klip_monai.benchmarks.cost import Row
+    from klip_monai.benchmarks.machine import Machine
 
 _END_TO_END = "end-to-end"
 _SECTIONS_HELP = """\b
@@ -56,12 +58,12 @@ def bench(
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures as JSON, too.")] = None,
 ) -> None:
     """Measure what scoring costs on this machine: CPU time, which other programs change little, and wall time."""
-    from klip_monai import benchmarks
+    from klip_monai.benchmarks import sections_of
+    from klip_monai.benchmarks.processes import release_at
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.io.atomic import check_writable
-    from klip_monai.io.summary import write_summary
 
-    chosen = benchmarks.sections_of(sections or [])
+    chosen = sections_of(sections or [])
     for option, value in (("--input", series), ("--against", against)):
         if value is not None and _END_TO_END not in chosen:
             raise InputError(f"{option}: got it without the section {_END_TO_END}, expected both; add {_END_TO_END}")
@@ -73,18 +75,26 @@ def bench(
         check_writable(json.parent)
         json.parent.mkdir(parents=True, exist_ok=True)
     info = find_bundle(bundle or DEFAULT_BUNDLE)
-    devices = benchmarks.devices_of(device.value)
-    other = None if against is None else benchmarks.release_at(against)
+    other = None if against is None else release_at(against)
+    import_libraries()
+    from klip_monai.benchmarks.machine import devices_of, this_machine
+    from klip_monai.benchmarks.sections import SECTIONS
+    from klip_monai.benchmarks.series import Series
+    from klip_monai.benchmarks.subject import Subject
+    from klip_monai.benchmarks.timing import torch_threads
+    from klip_monai.io.strict_json import write_json
+
+    devices = devices_of(device.value)
     measured: list[tuple[str, str, list[Row]]] = []
-    with benchmarks.torch_threads(threads), progress_bar() as bar:
-        machine = benchmarks.this_machine()
+    with torch_threads(threads), progress_bar() as bar:
+        machine = this_machine()
         subjects = [
-            benchmarks.Subject(
+            Subject(
                 info,
                 each,
-                tries=max(benchmarks.Subject.tries, repeats),
+                tries=max(Subject.tries, repeats),
                 repeats=repeats,
-                series=benchmarks.Series(side=side, slices=slices, slice_mm=slice_mm),
+                series=Series(side=side, slices=slices, slice_mm=slice_mm),
                 path=series,
                 against=other,
                 threads=threads,
@@ -95,13 +105,13 @@ def bench(
         for name in chosen:
             for subject in subjects:
                 bar.update(task, description=f"{name}, {subject.device.type}")
-                measured.append((name, subject.device.type, benchmarks.SECTIONS[name](subject)))
+                measured.append((name, subject.device.type, SECTIONS[name](subject)))
                 bar.advance(task)
     out.print(_table(machine, f"{info.name} {info.version}", measured))
     if json is not None:
         json.parent.mkdir(parents=True, exist_ok=True)
         rows = [{"section": name, "device": where, **asdict(row)} for name, where, found in measured for row in found]
-        write_summary(json, {"machine": asdict(machine), "bundle": f"{info.name} {info.version}", "rows": rows})
+        write_json(json, {"machine": asdict(machine), "bundle": f"{info.name} {info.version}", "rows": rows})
         err.print(escape(str(json)), soft_wrap=True)
 
 

@@ -40,6 +40,6 @@ def inspect(
     if left:
         out.print("passed over: " + escape(summed(left.items())), soft_wrap=True)
     if json is not None:
-        from klip_monai.io.summary import write_summary
+        from klip_monai.io.strict_json import write_json
 
-        write_summary(json, index.describe())
+        write_json(json, index.describe())

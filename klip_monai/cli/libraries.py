@@ -20,3 +20,8 @@ def import_libraries() -> None:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def dask_setup(worker: object) -> None:
+    """What Dask calls in a worker process that starts with this module as a preload: the same for its libraries."""
+    import_libraries()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,12 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from klip_monai.cli.libraries import import_libraries
 from klip_monai.errors import InputError
 from klip_monai.operators import OPERATORS
+from klip_monai.scan.overrides import bundle_overrides, check_measurement
 
 if TYPE_CHECKING:
-    from monai.bundle import ConfigWorkflow
+    from monai.bundle import ConfigParser
 
     from klip_monai.bundle import BundleInfo
     from klip_monai.io.dicomweb import Pacs
+    from klip_monai.scan import Scorer
 
 app = typer.Typer(
     name="klip-monai",
@@ -32,18 +34,9 @@ app = typer.Typer(
 out, err = Console(), Console(stderr=True)
 
 
-class Operator(str, Enum):
-    """Measurement operators."""
+Operator = Enum("Operator", [(name, name) for name in OPERATORS], type=str)  # type: ignore[misc]
+"""Measurement operators."""
 
-    sparse_view = "sparse_view"
-    limited_angle = "limited_angle"
-    fan_beam = "fan_beam"
-    blur = "blur"
-    inpainting = "inpainting"
-    identity = "identity"
-
-
-_ANGLE_RANGES = {Operator.limited_angle: 120.0, Operator.fan_beam: 360.0}  # degrees, where none is given
 _OPTIONS_OF_THEIR_OWN = {"views": "--views", "angle_range": "--angle-range"}
 
 
@@ -101,7 +94,7 @@ OperatorOption = Annotated[
     Operator | None,
     scoring_option(
         metavar="NAME",
-        help=f"How each slice is measured: {', '.join(Operator)}.  \\[default: the bundle's]",
+        help=f"How each slice is measured: {', '.join(OPERATORS)}.  \\[default: the bundle's]",
     ),
 ]
 ViewsOption = Annotated[int | None, scoring_option(min=1, help="Number of views.  \\[default: the bundle's]")]
@@ -201,7 +194,7 @@ SeedOption = Annotated[int, scoring_option(help="Same seed, weights, preset, pre
 
 
 def overrides_of(
-    operator: Operator | None = None,
+    operator: Operator | str | None = None,
     views: int | None = None,
     angle_range: float | None = None,
     settings: Sequence[str] | None = None,
@@ -216,22 +209,17 @@ def overrides_of(
     """Command line options as overrides of the bundle's configuration."""
     if twins and sharp:
         raise InputError("--twins, --sharp: got both, expected one; look-alikes are compared in coarse structure only")
-    if angle_range is None and operator is not None:
-        angle_range = _ANGLE_RANGES.get(operator)
-    values = {
-        "operator#name": operator and operator.value,
-        "operator#views": views,
-        "operator#angle_range": angle_range,
-        **{f"operator#{key}": value for key, value in _operator_settings(settings or ()).items()},
-        "inferer#estimator": estimator and estimator.value,
-        "inferer#twins": twins,
-        "inferer#sharp": sharp,
-        "inferer#null": null and null.value,
-        "preset": preset,
-        "precision": None if precision is Precision.auto else precision.value,
-        "device": None if device is Device.auto else f"$torch.device('{device.value}')",
+    named = {
+        "operator": getattr(operator, "value", operator),
+        "views": views,
+        "angle_range": angle_range,
+        **_operator_settings(settings or ()),
+        "estimator": estimator and estimator.value,
+        "twins": twins,
+        "sharp": sharp,
+        "null": null and null.value,
     }
-    return {key: value for key, value in values.items() if value is not None}
+    return bundle_overrides(named, device=device.value, precision=precision.value, preset=preset)
 
 
 def _operator_settings(texts: Sequence[str]) -> dict[str, Any]:
@@ -268,7 +256,7 @@ def _value_of(text: str, kind: Any, option: str) -> Any:
 
 def _flag(key: str) -> str:
     """How the command line gives this argument of an operator."""
-    return _OPTIONS_OF_THEIR_OWN.get(key, f"--operator-option {key}")
+    return "--operator" if key == "operator" else _OPTIONS_OF_THEIR_OWN.get(key, f"--operator-option {key}")
 
 
 def numbers_of(text: str, option: str) -> list[float]:
@@ -279,31 +267,22 @@ def numbers_of(text: str, option: str) -> list[float]:
         raise InputError(f"{option}: got {text!r}, expected numbers with a comma between them") from None
 
 
-def open_bundle(info: BundleInfo, **overrides: Any) -> ConfigWorkflow:
-    """A bundle's inference workflow, ready to run; settings that its measurement does not have are refused."""
+def open_bundle(info: BundleInfo, **overrides: Any) -> ConfigParser:
+    """A bundle's inference configuration; settings that its measurement does not have are refused."""
+    import_libraries()
     from klip_monai.bundle import open_workflow
 
-    import_libraries()
-    workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
-    check_measurement(workflow, overrides)
-    workflow.initialize()
-    return workflow
+    parser = open_workflow(info, "inference.json", kind="inference", **overrides).parser
+    check_measurement(parser, overrides, called=_flag)
+    return parser
 
 
-def check_measurement(workflow: ConfigWorkflow, overrides: Mapping[str, Any]) -> None:
-    """Refuse settings that the measurement does not have."""
-    measurement = workflow.parser["operator#name"]
-    takes = OPERATORS.get(measurement)
-    if takes is None:
-        return  # which operator it is, make_operator refuses
-    given = [key.removeprefix("operator#") for key in overrides if key.startswith("operator#")]
-    for key in given:
-        if key != "name" and key not in takes:
-            others = [name for name, takes_too in OPERATORS.items() if key in takes_too]
-            raise InputError(
-                f"{_flag(key)}: got it with the measurement {measurement}, expected "
-                f"{', '.join(_flag(own) for own in takes) or 'no settings'}; or add --operator {' or '.join(others)}"
-            )
+def open_scorer(info: BundleInfo, *, calibrated: bool = True, **overrides: Any) -> Scorer:
+    """A bundle, ready to score."""
+    parser = open_bundle(info, **overrides)
+    from klip_monai.scan import Scorer
+
+    return Scorer.of(parser, calibrated=calibrated)
 
 
 def push_target(url: str, outputs: Sequence[str]) -> Pacs:

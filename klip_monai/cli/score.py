@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from klip_monai.cli.options import (
     EstimatorOption,
     HUWindowOption,
     NullOption,
-    Operator,
     OperatorOption,
     OperatorSettingOption,
     Precision,
@@ -37,7 +36,7 @@ from klip_monai.cli.options import (
     ViewsOption,
     app,
     numbers_of,
-    open_bundle,
+    open_scorer,
     out,
     overrides_of,
     progress_bar,
@@ -51,6 +50,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from klip_monai.bundle import BundleInfo
+    from klip_monai.io.summary import Provenance, Summary
+    from klip_monai.scan.save import SavedCase
 
 _OUTPUTS_HELP = """\b
 nifti       heat map and labels
@@ -128,13 +129,14 @@ def score(
             "--sinogram: its geometry says how it was measured; leave out --operator, --views, --angle-range, "
             "--operator-option, --series-uid, --repair, --hu-window, --roi, --outputs, --push, --sharp and --null"
         )
-    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle, literal
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.io.roi import Roi
+    from klip_monai.output_files import DEFAULT_OUTPUTS
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
         overrides = overrides_of(
-            Operator.sparse_view, estimator=estimator, twins=twins, device=device, preset=preset, precision=precision
+            "sparse_view", estimator=estimator, twins=twins, device=device, preset=preset, precision=precision
         )
         files = {"overwrite": overwrite, "keep_names": keep_names}
         _score_sinogram(info, sinogram, geometry, output, seed=seed, **files, **overrides)
@@ -143,38 +145,32 @@ def score(
     overrides = overrides_of(
         operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
     )
-    if repair:
-        overrides["repair"] = [kind.value for kind in repair]
-    if hu_window is not None:
-        overrides["hu_window"] = numbers_of(hu_window, "--hu-window")
-    if roi is not None:
-        overrides["roi"] = literal(str(Roi.parse(roi)))
-    overrides |= {"overwrite": overwrite, "keep_names": keep_names}
-    if outputs is not None:
-        overrides["outputs"] = _outputs(outputs, path)
-    pacs = None if push is None else push_target(push, overrides.get("outputs", ()))
-    with progress_bar() as bar, _opened(path, series_uid, output, bar) as scan:
+    window = None if hu_window is None else numbers_of(hu_window, "--hu-window")
+    region = None if roi is None else Roi.parse(roi)
+    names = DEFAULT_OUTPUTS if outputs is None else _outputs(outputs, path)
+    pacs = None if push is None else push_target(push, names)
+    with progress_bar() as bar, _opened(path, series_uid, output, bar) as files_of_scan:
         task = bar.add_task("reading", total=None)
-        workflow = open_bundle(
-            info,
-            dataset_dir=literal(str(scan)),
-            output_dir=literal(str(output)),
-            series_uid=series_uid,
-            seed=seed,
-            **overrides,
-        )
+        scorer = open_scorer(info, seed=seed, **overrides)
+        from klip_monai.io.atomic import check_free
+        from klip_monai.output_files import case_files
+        from klip_monai.scan import save_case
+        from klip_monai.scan.opened import Reading
 
         def show(done: int, total: int) -> None:
             name = "scoring" if done < total else "writing"
             bar.update(task, completed=done, total=total, description=name)
 
-        workflow.inferer.progress = show
-        workflow.run()
+        how = Reading(series_uid, tuple(kind.value for kind in repair or ()), window, keep_names)
+        scan = scorer.read(files_of_scan, roi=region, reading=how)
+        if not overwrite:
+            check_free(output, case_files(scan.name))
+        case = scorer.score(scan, progress=show)
+        saved = save_case(case, output, outputs=names, overwrite=overwrite)
         bar.update(task, description="done")
-    summary = workflow.evaluator.state.output[0]["summary"]
-    _print_result(summary, path)
+    _print_result(saved, path)
     if pacs is not None:
-        n_stored = pacs.store(summary["files"][kind] for kind in ("dicom_seg", "dicom_pm") if kind in summary["files"])
+        n_stored = pacs.store(saved.files[kind] for kind in ("dicom_seg", "dicom_pm") if kind in saved.files)
         out.print(f"{n_stored} objects filed with the study on {escape(pacs.url)}", soft_wrap=True)
 
 
@@ -243,17 +239,9 @@ def _score_sinogram(
     check_writable(output)
     reader_of(sinogram)
     import_libraries()
-    from klip_monai.bundle import provenance, scoring_settings
     from klip_monai.io.names import sinogram_name
     from klip_monai.io.sinogram import read_sinogram
-    from klip_monai.sinogram_case import (
-        CG_ITERATIONS,
-        SinogramCase,
-        measured_slice,
-        save_sinogram_case,
-        score_sinogram,
-        sinogram_files,
-    )
+    from klip_monai.scan.sinogram_case import save_sinogram_case, score_sinogram, sinogram_files
 
     raw = read_sinogram(sinogram, geometry)
     if not keep_names:
@@ -262,95 +250,88 @@ def _score_sinogram(
         check_free(output, sinogram_files(raw.name).values())
     with progress_bar() as bar:
         task = bar.add_task("reading", total=None)
-        parser = open_bundle(info, seed=seed, **overrides).parser
-        grid, inferer, network, device, weights = (
-            parser.get_parsed_content(name) for name in ("grid", "inferer", "network", "device", "weights")
-        )
-        measured = measured_slice(raw, grid)
-        inferer = inferer.with_operator(measured.operator, noise=measured.noise, cg_iterations=CG_ITERATIONS)
+        scorer = open_scorer(info, seed=seed, calibrated=False, **overrides)
         bar.update(task, description="scoring")
-        maps = score_sinogram(measured, network, inferer, device=device)
-        settings = scoring_settings(weights, grid, inferer)
-        used = {"network": network, "preset": parser.get("preset")}
-        origin = provenance(info.root, settings, seed=seed, device=device, **used)
-        summary = save_sinogram_case(SinogramCase(measured, *maps, origin), output, overwrite=overwrite)
+        case = score_sinogram(raw, scorer)
+        saved = save_sinogram_case(case, output, overwrite=overwrite)
+    summary, origin = saved.summary, case.provenance
     rows = Table.grid(padding=(0, 2))
     rows.add_row("input", escape(str(sinogram)))
-    rows.add_row("prior", f"{origin['bundle']} {origin['bundle_version']}. {origin['intended_use']}")
+    rows.add_row("prior", f"{origin.bundle} {origin.bundle_version}. {origin.intended_use}")
     rows.add_row("computed", computed(origin))
-    rows.add_row("slice score", f"{summary['slice_score']:.3g} {summary['unit']}")
-    for remark in summary["remarks"]:
+    rows.add_row("slice score", f"{summary.slice_score:.3g} {summary.unit}")
+    for remark in summary.remarks:
         rows.add_row("", f"[yellow]{escape(remark)}[/yellow]")
-    for kind, file in summary["files"].items():
+    for kind, file in saved.files.items():
         rows.add_row(kind, escape(str(file)))
-    out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
+    out.print(Panel(rows, title=escape(summary.name), subtitle=summary.notice, expand=False))
 
 
-def computed(provenance: Mapping[str, Any]) -> str:
+def computed(provenance: Provenance) -> str:
     """How a result was computed, in a few words."""
-    preset = f"preset {provenance['preset']}, " if provenance.get("preset") else ""
-    return f"{preset}{provenance['precision']} on {provenance['device']}"
+    preset = f"preset {provenance.preset}, " if provenance.preset else ""
+    return f"{preset}{provenance.precision} on {provenance.device}"
 
 
-def _print_result(summary: dict[str, Any], source: str) -> None:
+def _print_result(saved: SavedCase, source: str) -> None:
     from klip_monai.io.dicomweb import is_url
 
-    thresholds, files, volumes = summary["thresholds"], summary["files"], summary["volume_ml"]
-    provenance = summary["provenance"]
+    summary, files = saved.summary, saved.files
+    thresholds, provenance = summary.thresholds, summary.provenance
     rows = Table.grid(padding=(0, 2))
     rows.add_row("input", escape(str(source)))
-    rows.add_row("prior", f"{provenance['bundle']} {provenance['bundle_version']}. {provenance['intended_use']}")
+    rows.add_row("prior", f"{provenance.bundle} {provenance.bundle_version}. {provenance.intended_use}")
     rows.add_row("computed", computed(provenance))
-    rows.add_row("scan score", f"{summary['scan_score']:.3g} {summary['unit'].split(',')[0]}")
-    least = ", the smallest that so many allow" if summary["p_value"] <= thresholds["least_p"] else ""
-    rows.add_row("p-value", f"{summary['p_value']:.3f} against {thresholds['healthy']}{least}")
-    for remark in summary["remarks"]:
-        rows.add_row("", f"[yellow]{remark}[/yellow]")
-    if summary["region"]:
-        rows.add_row("region", f"{summary['region']['volume_ml']:.1f} ml")
-    for name, volume in volumes.items():
+    rows.add_row("scan score", f"{summary.scan_score:.3g} {summary.unit.split(',')[0]}")
+    least = ", the smallest that so many allow" if summary.p_value <= thresholds.least_p else ""
+    rows.add_row("p-value", f"{summary.p_value:.3f} against {thresholds.healthy}{least}")
+    for remark in summary.remarks:
+        rows.add_row("", f"[yellow]{escape(remark)}[/yellow]")
+    if summary.region:
+        rows.add_row("region", f"{summary.region.volume_ml:.1f} ml")
+    for name, volume in summary.volume_ml.items():
         rows.add_row(name.lower(), f"{volume:.1f} ml")
     _add_candidates(rows, summary)
     for kind, file in files.items():
         rows.add_row(kind, escape(str(file)))
     if "scene" in files:
         rows.add_row("", "")
-        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {Path(files['scene']).name}"))
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {files['scene'].name}"))
         rows.add_row("in the browser", escape(f"klip-monai view {files['scene']}"))
     elif {"segmentation", "heatmap"} <= files.keys():
         rows.add_row("", "")
         scan = "the series" if is_url(source) else source
-        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {scan}, then {Path(files['segmentation']).name}"))
-        rows.add_row("", escape(f"and, as the foreground volume with a colour map, {Path(files['heatmap']).name}"))
-    out.print(Panel(rows, title=escape(summary["name"]), subtitle=summary["notice"], expand=False))
+        rows.add_row("in 3D Slicer", escape(f"File > Add Data: {scan}, then {files['segmentation'].name}"))
+        rows.add_row("", escape(f"and, as the foreground volume with a colour map, {files['heatmap'].name}"))
+    out.print(Panel(rows, title=escape(summary.name), subtitle=summary.notice, expand=False))
 
 
-def _add_candidates(rows: Table, summary: Mapping[str, Any]) -> None:
+def _add_candidates(rows: Table, summary: Summary) -> None:
     """The first candidates, a line each, and what their p and q mean; the highest voxel where there is none."""
     from klip_monai.io.preview_geometry import short_ras_text
 
-    listed, count = summary["candidates"][:_SHOWN], summary["candidate_count"]
+    listed, count = summary.candidates[:_SHOWN], summary.candidate_count
     if not listed:
-        worst = summary["worst"]
-        highest = f"slice {worst['voxel'][2]}, {short_ras_text(worst['ras_mm'])} mm"
+        worst = summary.worst
+        highest = f"slice {worst.voxel[2]}, {short_ras_text(worst.ras_mm)} mm"
         rows.add_row("candidates", f"none; the highest voxel is in {highest}")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
-    has_q = listed[0]["q"] is not None
+    has_q = listed[0].q is not None
     for head in ("", "slice", "place, mm", "ml", "peak", "p", *(["q"] if has_q else [])):
         table.add_column(head, justify="left" if head == "place, mm" else "right", no_wrap=True)
     for candidate in listed:
         table.add_row(
-            str(candidate["rank"]),
-            str(candidate["slice"]),
-            short_ras_text(candidate["peak_ras_mm"]),
-            f"{candidate['volume_ml']:.1f}",
-            f"{candidate['peak']:#.3g}",
-            f"{candidate['p']:.3f}",
-            *([f"{candidate['q']:.2g}"] if has_q else []),
+            str(candidate.rank),
+            str(candidate.slice),
+            short_ras_text(candidate.peak_ras_mm),
+            f"{candidate.volume_ml:.1f}",
+            f"{candidate.peak:#.3g}",
+            f"{candidate.p:.3f}",
+            *([f"{candidate.q:.2g}"] if candidate.q is not None else []),
         )
     rows.add_row("", "")
     rows.add_row("candidates", table)
     rest = f"The first {len(listed)} of {count}. " if count > len(listed) else ""
-    rows.add_row("", f"[dim]{rest}{summary['p_and_q']}[/dim]")
+    rows.add_row("", f"[dim]{rest}{summary.p_and_q}[/dim]")
     rows.add_row("", "")

@@ -16,7 +16,6 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 
-from klip_monai.cli.libraries import import_libraries
 from klip_monai.cli.options import (
     AngleOption,
     BundleOption,
@@ -37,8 +36,8 @@ from klip_monai.cli.options import (
     TwinsOption,
     ViewsOption,
     app,
-    check_measurement,
     err,
+    open_bundle,
     out,
     overrides_of,
     push_target,
@@ -152,9 +151,8 @@ def screen(
     overrides = overrides_of(
         operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
     )
-    if repair:
-        overrides["repair"] = tuple(sorted({kind.value for kind in repair}))
-    model = _model(bundle, overrides, seed=seed, outputs=outputs, roi=roi)
+    repairs = tuple(sorted({kind.value for kind in repair or ()}))
+    model = _model(bundle, overrides, seed=seed, outputs=outputs, roi=roi, repair=repairs)
     from klip_monai.screening import session
     from klip_monai.screening.masks import noting_masks
     from klip_monai.screening.pacs import Push
@@ -191,9 +189,11 @@ def screen(
     raise typer.Exit(_exit_code(tally))
 
 
-def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs: str, roi: str | None) -> Model:
+def _model(
+    bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs: str, roi: str | None, repair: tuple[str, ...]
+) -> Model:
     """What to score with, checked before any work."""
-    from klip_monai.bundle import DEFAULT_BUNDLE, check_takes_regions, find_bundle, open_workflow
+    from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.io.roi import Roi
     from klip_monai.output_files import file_names
 
@@ -201,14 +201,11 @@ def _model(bundle: str | None, overrides: dict[str, Any], *, seed: int, outputs:
     file_names("", names)
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     masks = None if roi is None else Roi.parse_folder(roi)
-    import_libraries()
+    open_bundle(info, **overrides)
     from klip_monai.screening.scorer import Model
 
-    workflow = open_workflow(info, "inference.json", kind="inference", **overrides)
-    check_measurement(workflow, overrides)
-    if masks is not None:
-        check_takes_regions(info, workflow.parser)
-    return Model(info.root, tuple(sorted(overrides.items())), seed=seed, outputs=names, masks=masks)
+    asked = tuple(sorted(overrides.items()))
+    return Model(info.root, asked, seed=seed, outputs=names, repair=repair, masks=masks)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from klip_monai.cli.options import Device, DeviceOption, app, out
 
-StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file; see the README.")]
+StudyArgument = Annotated[Path, typer.Argument(metavar="STUDY", help="YAML file; see klip_monai/evaluation/README.md.")]
 
 
 @app.command()

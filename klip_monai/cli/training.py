@@ -28,6 +28,7 @@ from klip_monai.cli.options import (
     app,
     err,
     open_bundle,
+    open_scorer,
     out,
     overrides_of,
     progress_bar,
@@ -96,7 +97,6 @@ def calibrate(
     from klip_monai.calibration import calibrate as make_reference
     from klip_monai.calibration import fit_null, healthy_scans, of_other_people, phantom_scans, set_scans, standardized
     from klip_monai.training import SliceSet
-    from klip_monai.transforms import KLIPScore
 
     if all(source is None for source in (healthy, slice_set, phantoms)):
         raise InputError("calibrate: give --healthy FOLDER, --slice-set FOLDER, both, or --phantoms N (at least 19)")
@@ -118,41 +118,37 @@ def calibrate(
     overrides = overrides_of(
         operator, views, angle_range, operator_option, estimator, twins, device, sharp, preset, precision, null
     )
-    workflow = open_bundle(info, seed=seed, **overrides)
-    parts = {
-        name: workflow.parser.get_parsed_content(name) for name in ("network", "inferer", "grid", "settings", "device")
-    }
-    by_context = parts["inferer"].null == "context"
+    score = open_scorer(info, seed=seed, calibrated=False, **overrides)
+    by_context = score.inferer.reading.null == "context"
     if not by_context and (null_scans or null_split):
         raise InputError("--null-scans, --null-split: got them without a null by context; add --null context")
     sources, total, what = [], 0, []
     if healthy is not None:
         if not healthy.is_dir():
             raise InputError(f"--healthy: got {str(healthy)!r}, expected a folder with a healthy scan in each entry")
-        sources.append(standardized(healthy_scans(healthy), parts["grid"]))
+        sources.append(standardized(healthy_scans(healthy), score.grid))
         total += len(list(healthy.iterdir()))
         what.append("healthy scans")
     if slice_set is not None:
-        data = SliceSet(slice_set, split=split or ["reference"], grid=parts["grid"], clipped=clipped or False)
+        data = SliceSet(slice_set, split=split or ["reference"], grid=score.grid, clipped=clipped or False)
         sources.append(set_scans(data, slices=slices))
         total += len(data.groups) if slices is None else sum(group.slices // slices for group in data.groups)
         patients = sum(group.slices >= (slices or 1) for group in data.groups)
         runs = "all healthy slices" if slices is None else f"runs of {slices} healthy slices"
         what.append(f"{runs} of {patients} patients or ranges of slices")
     if phantoms is not None:
-        sources.append(standardized(phantom_scans(phantoms, slices=slices or 24), parts["grid"]))
+        sources.append(standardized(phantom_scans(phantoms, slices=slices or 24), score.grid))
         total += phantoms
         what.append("healthy phantoms of klip_monai.phantom")
-    score = KLIPScore(parts["network"], parts["inferer"], grid=parts["grid"], device=parts["device"])
     with progress_bar() as bar:
         fitted = None
         if by_context:
-            others, number = _null_scans(null_scans, slice_set, null_split or ["train"], parts["grid"], most_slices)
+            others, number = _null_scans(null_scans, slice_set, null_split or ["train"], score.grid, most_slices)
             fitted = fit_null(score, bar.track(others, total=number, description="scans for the null"))
         reference = make_reference(
             score,
             bar.track(_at_most(of_other_people(sources), most_slices), total=total, description="healthy scans"),
-            settings=parts["settings"],
+            settings=score.settings,
             description=_described(what, most_slices),
             null=fitted,
         )
@@ -232,7 +228,7 @@ def prepare(
 
     if not archive.is_dir():
         raise InputError(f"archive: got {str(archive)!r}, expected a folder of healthy scans")
-    workflow = open_bundle(find_bundle(bundle))
+    grid = open_bundle(find_bundle(bundle)).get_parsed_content("grid")
     manifest = archive / "manifest.csv"
     if manifest.exists():
         limits = dict(map(_source_and_hu, clipped or []))
@@ -241,7 +237,7 @@ def prepare(
         groups = scan_groups(archive, held_out=held_out)
     with progress_bar() as bar:
         tracked = bar.track(groups, description="groups")
-        refused = write_slice_set(tracked, output, grid=workflow.parser.get_parsed_content("grid"))
+        refused = write_slice_set(tracked, output, grid=grid)
     for reason in refused:
         err.print(f"[yellow]left out[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
     out.print(f"{output}: {len(groups) - len(refused)} of {len(groups)} groups; train with `klip-monai train {output}`")

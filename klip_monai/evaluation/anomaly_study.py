@@ -13,11 +13,12 @@ from rich.progress import Progress
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomalies import Stars, Tumours
-from klip_monai.evaluation.method import Method
+from klip_monai.evaluation.method import Entry, Method
 from klip_monai.evaluation.metrics import Estimate, slice_level_auroc
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Readings
-from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
-from klip_monai.prior import Denoiser
+from klip_monai.evaluation.slice_study import Compared, SliceStudy, StudySlices, run_slice_study
+from klip_monai.scan import Scorer
 from klip_monai.scoring import ContextNull
 from klip_monai.standard import PriorGrid
 from klip_monai.training import SliceSet
@@ -96,7 +97,7 @@ def with_anomalies(
 
 
 def run_anomaly_study(
-    network: Denoiser,
+    scorer: Scorer,
     rows: Mapping[str, Method | Readings],
     *,
     healthy: SliceSet,
@@ -104,21 +105,19 @@ def run_anomaly_study(
     stride: int = 3,
     seed: int = 0,
     block_px: int = 8,
-    device: torch.device | str = "cpu",
     nulls: Mapping[str, ContextNull] | None = None,
     keep: str | Path | None = None,
 ) -> AnomalyStudy:
     """Score held-out healthy slices, and the same slices with anomalies, under each of several settings.
 
     Args:
-        network: the prior, on ``device``.
+        scorer: the prior, and where it is.
         rows: methods by name; the first one's figures are also given by size.
         healthy: slices of patients that neither trained the prior nor chose its settings.
         calibration: healthy slices of yet other patients, that each row's expected density is taken from.
         stride: every how manieth slice to take; neighbours show the same anatomy again.
         seed: of the anomalies.
         block_px: side of the blocks, in pixels.
-        device: where to score.
         nulls: for rows whose maps another null calibrates than ``calibration``, that null, by the row's name.
         keep: folder to keep scores in; the same study run again goes on from there. None keeps nothing.
 
@@ -130,18 +129,11 @@ def run_anomaly_study(
         raise InputError(f"calibration: got {len(shared)} groups of the study itself, expected other patients")
     well, null = healthy_slices(healthy, stride=stride), healthy_slices(calibration, stride=stride)
     with study_progress() as progress:
+        ill = _anomalous(well, grid=healthy.grid, seed=seed, progress=progress)
+        entries = {name: Entry(method, scorer.network, (nulls or {}).get(name)) for name, method in rows.items()}
+        slices = Compared(well, ill, null, healthy.grid)
         studies = run_slice_study(
-            network,
-            rows,
-            healthy=well,
-            anomalous=_anomalous(well, grid=healthy.grid, seed=seed, progress=progress),
-            calibration=null,
-            grid=healthy.grid,
-            progress=progress,
-            block_px=block_px,
-            device=device,
-            nulls=nulls,
-            keep=keep,
+            entries, slices, progress=progress, block_px=block_px, device=scorer.device, keep=keep
         )
     sources = [healthy.group_of(index).source for index in range(0, len(healthy), stride)]
     by_source = {source: sources.count(source) for source in sorted(set(sources))}

@@ -12,9 +12,10 @@ from rich.progress import Progress
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomaly_study import with_anomalies
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Readings, spectra
 from klip_monai.evaluation.scored import score_slices
-from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
+from klip_monai.evaluation.slice_study import Compared, SliceStudy, StudySlices, run_slice_study
 from klip_monai.evaluation.study_file import Entry, Study
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import log_sigmas
@@ -86,19 +87,9 @@ def run_comparison(study: Study, *, keep: str | Path | None = None) -> Compariso
         raise InputError("anomalies: got none, expected at least one kind, such as stars")
     with study_progress() as progress:
         healthy, calibration, anomalous = study_slices_of(study, progress)
-        studies = run_slice_study(
-            next(iter(study.rows.values())).network,
-            {name: entry.method for name, entry in study.rows.items()},
-            networks={name: entry.network for name, entry in study.rows.items()},
-            healthy=healthy,
-            anomalous=anomalous,
-            calibration=calibration,
-            grid=study.grid,
-            progress=progress,
-            smoothing_px=study.smoothing_px,
-            device=study.device,
-            keep=keep,
-        )
+        slices = Compared(healthy, anomalous, calibration, study.grid)
+        how = {"smoothing_px": study.smoothing_px, "device": study.device, "keep": keep}
+        studies = run_slice_study(study.rows, slices, progress=progress, **how)
         curve = _curve(study, healthy, anomalous, progress)
         examples = _examples(study, [healthy, *anomalous.values(), calibration], list(anomalous), keep)
     patients = len(set(healthy.patients))
@@ -149,7 +140,7 @@ def _curve(
     task = progress.add_task("density by noise level", total=1 + len(anomalous))
     for slices, region in ((healthy, healthy.body), *((s, s.masks) for s in anomalous.values())):
         pick = slice(0, _CURVE_SLICES)
-        counted = beneath_skin(slices.body[pick], skin_px=inferer.skin_px)
+        counted = beneath_skin(slices.body[pick], skin_px=inferer.reading.skin_px)
         _, total = spectra(
             slices.images[pick].to(study.device), entry.network, fast, edges=edges.tolist(), lowpass_px=[0.0]
         )

@@ -18,7 +18,7 @@ from klip_monai.evaluation.report import FIGURES, row_title, study_lines
 from klip_monai.evaluation.slice_study import SliceStudy
 from klip_monai.io.atomic import publish
 from klip_monai.io.pictures import write_png
-from klip_monai.io.summary import write_summary
+from klip_monai.io.strict_json import write_json
 
 _CURVES = 10  # more ROC curves in one picture cannot be told apart
 _COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ def save_comparison(comparison: Comparison, output_dir: str | Path, *, provenanc
     del figures["examples"]
     with publish(output_dir, overwrite=True) as staging:
         (staging / "study.md").write_text(comparison_to_markdown(comparison), encoding="utf-8")
-        write_summary(staging / "study.json", figures | {"provenance": dict(provenance)})
+        write_json(staging / "study.json", figures | {"provenance": dict(provenance)})
         for kind, study in comparison.studies.items():
             write_png(_roc(kind, study), staging / f"roc_{_slug(kind)}.png")
         for kind, examples in comparison.examples.items():

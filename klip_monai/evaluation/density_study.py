@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomaly_study import healthy_slices
-from klip_monai.evaluation.slice_study import study_progress
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.tables import save_report, table
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
@@ -85,10 +85,10 @@ def run_density_study(
     Raises:
         InputError: if the inferer has twins, whose ratios are no density.
     """
-    if inferer.twins:
-        raise InputError(f"inferer: got {inferer.twins} twins, expected none; their ratios are no density")
+    if inferer.twins.twins:
+        raise InputError(f"inferer: got {inferer.twins.twins} twins, expected none; their ratios are no density")
     healthy, grid = healthy_slices(data, stride=stride), data.grid
-    edges = np.geomspace(inferer.window.high, inferer.window.low, _BANDS + 1).tolist()
+    edges = np.geomspace(inferer.estimation.range.high, inferer.estimation.range.low, _BANDS + 1).tolist()
     divisions = _divisions(healthy.images, healthy.body, grid)
     sums = {name: np.zeros((_BANDS, len(names))) for name, (names, _) in divisions.items()}
     counts = {
@@ -98,7 +98,7 @@ def run_density_study(
 
     def banded(images: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
         bands = [
-            KLAccumulator(Window(*band), lowpass_px=inferer.lowpass_px, noise_px=inferer.noise_px)
+            KLAccumulator(Window(*band), lowpass_px=inferer.reading.lowpass_px, noise_px=inferer.reading.noise_px)
             for band in pairwise(edges)
         ]
 
@@ -107,7 +107,8 @@ def run_density_study(
                 band(step)
 
         inferer.density(images, network, generator=generator, tap=tap)
-        return torch.stack([_per_slice(band.density(draws=_draws(inferer)), inferer.samples) for band in bands], dim=1)
+        draws, samples = inferer.estimation.reported, inferer.sampling.samples
+        return torch.stack([_per_slice(band.density(draws=draws), samples) for band in bands], dim=1)
 
     with study_progress() as progress, inferer.batches(healthy.images.to(device), banded) as each:
         task = progress.add_task("slices", total=len(healthy))
@@ -131,10 +132,6 @@ def run_density_study(
             for name, (names, _) in divisions.items()
         },
     )
-
-
-def _draws(inferer: KLIPInferer) -> int:
-    return inferer.draws if inferer.estimator == "renoised" else 1
 
 
 def _per_slice(density: torch.Tensor, samples: int) -> torch.Tensor:

@@ -9,11 +9,11 @@ from typing import Any
 
 from klip_monai.calibration import set_scans
 from klip_monai.errors import InputError
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.scan_study import LEVEL
-from klip_monai.evaluation.slice_study import study_progress
 from klip_monai.evaluation.tables import save_report, table
+from klip_monai.scan import Scorer
 from klip_monai.training import SliceSet
-from klip_monai.transforms import KLIPScore
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class HealthyStudy:
     called: float
 
 
-def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int | None = None) -> HealthyStudy:
+def run_healthy_study(score: Scorer, data: SliceSet, *, slices: int | None = None) -> HealthyStudy:
     """Score runs of healthy slices.
 
     Args:
@@ -75,7 +75,7 @@ def run_healthy_study(score: KLIPScore, data: SliceSet, *, slices: int | None = 
     with study_progress() as progress:
         scans = progress.track(set_scans(data, slices=slices), total=len(groups), description="healthy runs")
         for group, scan in zip(groups, scans, strict=True):
-            heat = score.on_prior_grid(scan.images, scan.body, slice_mm=scan.slice_mm)
+            heat = score.heatmap(scan.images, scan.body, slice_mm=scan.slice_mm)
             inside, highest = heat[scan.body], float(heat.max())
             runs.append(
                 HealthyRun(

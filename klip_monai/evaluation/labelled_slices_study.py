@@ -15,11 +15,11 @@ from klip_monai.errors import InputError
 from klip_monai.evaluation.labelled_slices import LabelledSlices, SliceLabels, read_labelled_slices
 from klip_monai.evaluation.metrics import Estimate, bootstrap
 from klip_monai.evaluation.precision_recall import average_precision, pixel_average_precision
-from klip_monai.evaluation.slice_study import study_progress
+from klip_monai.evaluation.progress import steps, study_progress
 from klip_monai.evaluation.tables import cell, save_report, table
 from klip_monai.evaluation.tumour_figures import mean, mean_or_none, slice_aurocs
 from klip_monai.evaluation.tumour_study import ONLY
-from klip_monai.transforms import KLIPScore
+from klip_monai.scan import Scorer
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class LabelledSlicesStudy:
 
 
 def run_labelled_slices_study(
-    score: KLIPScore | Mapping[str, KLIPScore],
+    score: Scorer | Mapping[str, Scorer],
     folder: str | Path,
     *,
     sources: Mapping[str, Mapping[str, Any]],
@@ -112,7 +112,7 @@ def run_labelled_slices_study(
     labels = {name: _labels_of(name, given) for name, given in sources.items()}
     if not labels:
         raise InputError("sources: got none, expected what the labels of at least one source mean")
-    scores = {ONLY: score} if isinstance(score, KLIPScore) else dict(score)
+    scores = {ONLY: score} if isinstance(score, Scorer) else dict(score)
     result = []
     with study_progress() as progress:
         for name, each in scores.items():
@@ -130,10 +130,9 @@ def _labels_of(source: str, given: Mapping[str, Any]) -> SliceLabels:
         raise InputError(f"source {source}: got {', '.join(given) or 'nothing'}, expected lesion of {known}") from error
 
 
-def _heat(score: KLIPScore, slices: LabelledSlices, *, progress: Progress, name: str) -> torch.Tensor:
+def _heat(score: Scorer, slices: LabelledSlices, *, progress: Progress, name: str) -> torch.Tensor:
     task = progress.add_task(name, total=len(slices.images))
-    score.inferer.progress = lambda done, total: progress.update(task, completed=done)
-    return score.on_prior_grid(slices.images, slices.body)
+    return score.heatmap(slices.images, slices.body, progress=steps(progress, task))
 
 
 def figures_of(heat: torch.Tensor, slices: LabelledSlices, *, score: str) -> SlicesOfSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
@@ -10,6 +11,9 @@ from klip_monai.prior import Denoiser
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from klip_monai.evaluation.reading import Readings
+    from klip_monai.scoring import ContextNull
 
 
 @runtime_checkable
@@ -62,3 +66,18 @@ class Fitted(Method, Protocol):
             InputError: if there are too few slices.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method in a comparison.
+
+    Attributes:
+        method: the method, or KLIP in several readings.
+        network: its prior.
+        null: calibrates its maps; None is what healthy slices of the comparison say.
+    """
+
+    method: Method | Readings
+    network: Denoiser
+    null: ContextNull | None = None

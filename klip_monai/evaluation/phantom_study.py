@@ -11,9 +11,10 @@ from rich.progress import Progress
 
 from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
-from klip_monai.evaluation.method import Method
+from klip_monai.evaluation.method import Entry, Method
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Readings
-from klip_monai.evaluation.slice_study import SliceStudy, StudySlices, run_slice_study, study_progress
+from klip_monai.evaluation.slice_study import Compared, SliceStudy, StudySlices, run_slice_study
 from klip_monai.phantom import random_scan
 from klip_monai.prior import Denoiser
 from klip_monai.standard import PriorGrid, resample_mask, standard_slices
@@ -130,18 +131,10 @@ def run_phantom_study(
             study_slices(count, grid, seed=seed, lesion=seed == LESION_SEED, slice_mm=slice_mm, progress=progress)
             for count, seed in ((healthy, HEALTHY_SEED), (lesions, LESION_SEED), (calibration, CALIBRATION_SEED))
         )
-        study = run_slice_study(
-            network,
-            rows,
-            healthy=well,
-            anomalous={"lesions": ill},
-            calibration=null,
-            grid=grid,
-            progress=progress,
-            block_px=block_px,
-            device=device,
-        )["lesions"]
-    return PhantomStudy(study, slice_mm, _seeds(well), _seeds(ill))
+        entries = {name: Entry(method, network) for name, method in rows.items()}
+        slices = Compared(well, {"lesions": ill}, null, grid)
+        studies = run_slice_study(entries, slices, progress=progress, block_px=block_px, device=device)
+    return PhantomStudy(studies["lesions"], slice_mm, _seeds(well), _seeds(ill))
 
 
 def _seeds(slices: StudySlices) -> tuple[int, ...]:

@@ -12,10 +12,11 @@ from rich.progress import Progress
 from klip_monai.errors import InputError
 from klip_monai.evaluation.anomaly_study import healthy_slices
 from klip_monai.evaluation.metrics import Estimate, Values, sensitivity, slice_level_auroc, slice_scores
-from klip_monai.evaluation.slice_study import StudySlices, study_progress
+from klip_monai.evaluation.progress import steps, study_progress
+from klip_monai.evaluation.slice_study import StudySlices
 from klip_monai.evaluation.tables import save_report, table
+from klip_monai.scan import Scorer
 from klip_monai.training import SliceSet
-from klip_monai.transforms import KLIPScore
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class PictureStudy:
 
 
 def run_picture_study(
-    score: KLIPScore, folder: str | Path, *, healthy: str, classes: tuple[str, ...], stride: int = 1
+    score: Scorer, folder: str | Path, *, healthy: str, classes: tuple[str, ...], stride: int = 1
 ) -> PictureStudy:
     """Score slices of known class.
 
@@ -92,10 +93,9 @@ def run_picture_study(
     )
 
 
-def _scores(score: KLIPScore, slices: StudySlices, *, progress: Progress, name: str) -> Values:
+def _scores(score: Scorer, slices: StudySlices, *, progress: Progress, name: str) -> Values:
     task = progress.add_task(name, total=len(slices))
-    score.inferer.progress = lambda done, total: progress.update(task, completed=done)
-    return slice_scores(score.on_prior_grid(slices.images, slices.body), slices.body)
+    return slice_scores(score.heatmap(slices.images, slices.body, progress=steps(progress, task)), slices.body)
 
 
 def pictures_to_markdown(study: PictureStudy) -> str:

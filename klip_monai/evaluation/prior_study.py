@@ -16,10 +16,10 @@ from torch.nn.functional import avg_pool2d
 from klip_monai.evaluation.tables import save_report, table
 from klip_monai.evaluation.total_variation import total_variation
 from klip_monai.inferer import KLIPInferer
-from klip_monai.prior import Denoiser, EDMLoss, FixedNoisePrepareBatch, log_sigmas
+from klip_monai.prior import Denoiser, log_sigmas
 from klip_monai.sampling import prior_sample
 from klip_monai.slice_generator import SliceGenerator
-from klip_monai.training import SliceSet
+from klip_monai.training import EDMLoss, FixedNoisePrepareBatch, SliceSet
 
 _POOL = 4  # nearest neighbours are looked for at a quarter of the resolution, so that noise does not decide
 _BATCH = 16
@@ -67,22 +67,21 @@ def run_prior_study(
     tv_weights: Sequence[float],
     count: int = 16,
     stride: int = 8,
-    seed: int = 0,
 ) -> PriorStudy:
     """All checks of a prior.
 
     Args:
         network: the prior.
-        inferer: whose measurement and sampler reconstruct.
+        inferer: whose measurement and sampler reconstruct; its seed is also that of the samples.
         train: slices that it was trained on.
         held_out: slices of other patients.
         sigmas: noise levels of the losses.
-        sigma_data: see :class:`klip_monai.prior.EDMLoss`.
+        sigma_data: see :class:`klip_monai.training.EDMLoss`.
         tv_weights: see :func:`reconstructions`.
         count: number of samples, and of held-out slices to reconstruct.
         stride: every how manieth training slice the loss is taken over.
-        seed: of samples and measurements.
     """
+    seed = inferer.seed
     every, others = (data.stacked(range(len(data)))[0] for data in (train, held_out))
     made = samples(network, train.grid.image_shape, count=count, seed=seed)
     return PriorStudy(
@@ -153,7 +152,7 @@ def loss_per_sigma(
         network: the prior.
         data: the slices; pixels of unknown value do not count.
         sigmas: noise levels.
-        sigma_data: see :class:`klip_monai.prior.EDMLoss`.
+        sigma_data: see :class:`klip_monai.training.EDMLoss`.
         stride: every how manieth slice to take.
     """
     loss, prepare = EDMLoss(sigma_data), FixedNoisePrepareBatch(sigmas)
@@ -211,7 +210,7 @@ def reconstructions(
         seed: of the measurement noise.
     """
     generator = SliceGenerator(seed, range(len(images)))
-    operator = inferer.operator
+    operator = inferer.measured.operator
     y = inferer.measure(images, generator=generator).y
     with torch.inference_mode():
         _, x0 = inferer.density(images, network, generator=generator)

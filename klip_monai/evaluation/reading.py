@@ -68,8 +68,8 @@ class Readings:
     """
 
     def __init__(self, inferer: KLIPInferer, readings: Mapping[str, Reading]) -> None:
-        if inferer.twins:
-            raise ValueError(f"inferer: got {inferer.twins} twins, expected none, to read it in several ways")
+        if inferer.twins.twins:
+            raise ValueError(f"inferer: got {inferer.twins.twins} twins, expected none, to read it in several ways")
         self.inferer, self.readings = inferer, dict(readings)
 
     @property
@@ -94,7 +94,7 @@ class Readings:
         """
         widths = {name: [reading.lowpass_px, *[0.0] * reading.sharp] for name, reading in self.readings.items()}
         lowpass = sorted({width for each in widths.values() for width in each})
-        visited = self.inferer.window
+        visited = self.inferer.estimation.range
         inside = [Window(*reading.window) for reading in self.readings.values() if reading.window is not None]
         edges = {visited.high, visited.low}
         edges |= {level for window in inside for level in (window.high, window.low)}
@@ -126,12 +126,12 @@ def spectra(
     Returns:
         A spectrum that knows the bins, and densities float32 (B, L, K, H, W) on the CPU, nats per pixel.
     """
-    draws = inferer.draws if inferer.estimator == "renoised" else 1
+    draws = inferer.estimation.reported
 
     def bins_of(batch: torch.Tensor, generator: SliceGenerator) -> torch.Tensor:
-        spectrum = DensitySpectrum(edges, lowpass_px=lowpass_px, noise_px=inferer.noise_px)
+        spectrum = DensitySpectrum(edges, lowpass_px=lowpass_px, noise_px=inferer.reading.noise_px)
         inferer.density(batch, network, generator=generator, tap=spectrum)
-        return spectrum.densities(samples=inferer.samples, draws=draws).cpu()
+        return spectrum.densities(samples=inferer.sampling.samples, draws=draws).cpu()
 
     found = torch.zeros(len(images), len(lowpass_px), len(edges) - 1, *images.shape[2:])
     with inferer.batches(images, bins_of) as each:

@@ -14,9 +14,9 @@ from klip_monai.errors import InputError
 from klip_monai.evaluation.metrics import Estimate, bootstrap, slice_level_auroc
 from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM
 from klip_monai.phantom import random_scan
+from klip_monai.scan import Scorer
 from klip_monai.scoring import IDReference
 from klip_monai.standard import resample_mask, slice_distance, standard_slices
-from klip_monai.transforms import KLIPScore
 
 HEALTHY_SCAN_SEED = 600_000
 """First healthy phantom of the study; training, ID references and the phantom study use other seeds."""
@@ -68,7 +68,7 @@ class ScanStudy:
     scan_level: Estimate
 
 
-def run_scan_study(score: KLIPScore, *, scans: int, slices: int = 24) -> ScanStudy | None:
+def run_scan_study(score: Scorer, *, scans: int, slices: int = 24) -> ScanStudy | None:
     """Score whole scans of unseen phantoms as the bundle would.
 
     Args:
@@ -107,12 +107,12 @@ def run_scan_study(score: KLIPScore, *, scans: int, slices: int = 24) -> ScanStu
     )
 
 
-def _scored(score: KLIPScore, reference: IDReference, *, seed: int, slices: int, lesion: bool) -> ScoredScan:
+def _scored(score: Scorer, reference: IDReference, *, seed: int, slices: int, lesion: bool) -> ScoredScan:
     scan = random_scan(
         seed, slices=slices, slice_mm=SLICE_MM, lesion=lesion, radius_mm=RADIUS_MM, contrast_hu=CONTRAST_HU
     )
     standard = standard_slices(scan.image, score.grid)
-    heatmap = score.on_prior_grid(standard.images, standard.body, slice_mm=slice_distance(standard.placement.affine))
+    heatmap = score.heatmap(standard.images, standard.body, slice_mm=slice_distance(standard.placement.affine))
     mask = resample_mask(scan.lesions, standard.placement)
     scan_score = float(heatmap.max())
     return ScoredScan(

@@ -127,8 +127,9 @@ def _layout(method: Method | Readings, smoothing_px: float) -> dict[str, Scored]
     if isinstance(method, Readings):
         return {name: empty(reading) for name, reading in method.readings.items()}
     if isinstance(method, KLIPInferer):
-        names = ("smoothing_px", "calibration", "skin_px")
-        return {"": empty(Reading(**{name: getattr(method, name) for name in names}))}
+        own = method.reading
+        read = Reading(smoothing_px=own.smoothing_px, calibration=own.strength, skin_px=own.skin_px)
+        return {"": empty(read)}
     return {"": empty(Reading(smoothing_px=smoothing_px))}
 
 
@@ -137,7 +138,7 @@ def _runner(method: Method | Readings, network: Denoiser) -> Callable[[torch.Ten
     if isinstance(method, Readings):
         return lambda batch: {f"map {name}": maps for name, maps in method.densities(batch, network).items()}
     if isinstance(method, KLIPInferer):
-        plain = method.changed(smoothing_px=0.0, progress=None)
+        plain = method.changed(smoothing_px=0.0)
         return lambda batch: {"map ": plain(batch, network)}
     return lambda batch: {"map ": method(batch, network)}
 

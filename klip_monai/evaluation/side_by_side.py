@@ -14,11 +14,11 @@ import torch
 from klip_monai.bundle import find_reference, scoring_settings
 from klip_monai.inferer import KLIPInferer
 from klip_monai.prior import Denoiser
+from klip_monai.scan import Scorer
 from klip_monai.scoring import ContextNull, SliceMoves
-from klip_monai.slice_batches import Work
+from klip_monai.slice_batches import Progress, Work
 from klip_monai.slice_generator import SliceGenerator
 from klip_monai.standard import PriorGrid
-from klip_monai.transforms import KLIPScore
 
 Memory = MutableMapping[Hashable, SliceMoves]
 """Moves of single slices, by all that they follow from."""
@@ -36,7 +36,7 @@ def scores_by_settings(
     weights: str | Path,
     id_references: str | Path,
     device: torch.device | str = "cpu",
-) -> dict[str, KLIPScore]:
+) -> dict[str, Scorer]:
     """A bundle's score under several settings, each with the ID reference that was made with them.
 
     Args:
@@ -56,9 +56,9 @@ def scores_by_settings(
     for name, changes in settings.items():
         changed = inferer.changed(**changes)
         reference = None
-        if changed.calibration:
+        if changed.reading.strength:
             reference = find_reference(id_references, scoring_settings(weights, grid, changed))
-        scores[name] = KLIPScore(network, changed, grid=grid, reference=reference, device=device)
+        scores[name] = Scorer(network, changed, grid=grid, reference=reference, device=device)
     return scores
 
 
@@ -72,53 +72,52 @@ def context_nulls(
     """
     found = {}
     for name, row in rows.items():
-        if isinstance(row, KLIPInferer) and row.null == "context":
+        if isinstance(row, KLIPInferer) and row.reading.null == "context":
             expected = find_reference(id_references, scoring_settings(weights, grid, row)).expected
             assert isinstance(expected, ContextNull)
             found[name] = expected
     return found
 
 
-def passes_of(score: KLIPScore) -> Hashable:
+def passes_of(score: Scorer) -> Hashable:
     """What the moves of slices follow from, but for the slices: equal for scores that read the same moves."""
     inferer = score.inferer
     described = {name: value for name, value in inferer.describe().items() if name not in _READING}
     return id(score.network), inferer.seed, json.dumps(described, sort_keys=True)
 
 
-def remembering(score: KLIPScore, memory: Memory, *, progress: Callable[[int, int], None] | None = None) -> KLIPScore:
+def remembering(score: Scorer, memory: Memory) -> Scorer:
     """The same score, which makes network passes only for slices that the memory lacks, and adds them to it.
 
     The noise of a slice follows from the seed and its place alone, so the heat map is what it would be without.
 
     Args:
         score: what to score with; stays as it is.
-        memory: one for all scores, as long as the networks of all of them exist.
-        progress: called with (slices done, slices in all) of those that the network sees.
+        memory: one for all scores, as long as the networks of all of them exist. Progress is of the slices that the
+            network sees.
     """
-    inferer = _Remembering(score.inferer, memory, passes_of(score), progress)
-    return KLIPScore(score.network, inferer, grid=score.grid, reference=score.reference, device=score.device)
+    inferer = _Remembering(score.inferer, memory, passes_of(score))
+    return Scorer(score.network, inferer, grid=score.grid, reference=score.reference, device=score.device)
 
 
 class _Remembering(KLIPInferer):
     """An inferer that remembers moves."""
 
-    def __init__(
-        self,
-        inferer: KLIPInferer,
-        memory: Memory,
-        passes: Hashable,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
+    def __init__(self, inferer: KLIPInferer, memory: Memory, passes: Hashable) -> None:
         vars(self).update(vars(inferer))  # a copy: all settings were checked when it was made
-        self.progress = progress
         self._memory, self._passes = memory, passes
 
     def __call__(
-        self, inputs: torch.Tensor, network: Denoiser, *args: Any, slice_mm: float | None = None, **kwargs: Any
+        self,
+        inputs: torch.Tensor,
+        network: Denoiser,
+        *args: Any,
+        slice_mm: float | None = None,
+        progress: Progress | None = None,
+        **kwargs: Any,
     ) -> torch.Tensor:
         """Map the slices (Z, 1, H, W) of one scan; always from moves, which in the plane come to the same."""
-        return self.maps(inputs, network, slice_mm=[slice_mm])[0]
+        return self.maps(inputs, network, slice_mm=[slice_mm], progress=progress)[0]
 
     @contextmanager
     def batches(
@@ -128,6 +127,7 @@ class _Remembering(KLIPInferer):
         *,
         places: Sequence[int] | None = None,
         any_number: bool = False,
+        progress: Progress | None = None,
     ) -> Iterator[Iterator[tuple[list[int], Work]]]:
         """Like the inferer's, with what was worked out before first; ``work`` gives moves."""
         at = list(range(len(slices)) if places is None else places)
@@ -149,5 +149,6 @@ class _Remembering(KLIPInferer):
                 yield [unknown[member] for member in members], made
 
         some = slices[unknown]
-        with super().batches(some, work, places=[at[n] for n in unknown], any_number=any_number) as each:
+        where = [at[n] for n in unknown]
+        with super().batches(some, work, places=where, any_number=any_number, progress=progress) as each:
             yield results(each)

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from klip_monai.errors import InputError
-from klip_monai.evaluation.method import Fitted, Method
+from klip_monai.evaluation.method import Entry, Fitted
 from klip_monai.evaluation.metrics import (
     PROTOCOLS,
     Estimate,
@@ -32,9 +31,7 @@ from klip_monai.evaluation.precision_recall import (
     pixel_best_dice,
     slice_average_precision,
 )
-from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.scored import Scored, score_slices
-from klip_monai.prior import Denoiser
 from klip_monai.scoring import ContextNull, ContrastSums, ExpectedDensity, contrast_px, local_contrast, smooth
 from klip_monai.standard import PriorGrid, beneath_skin
 
@@ -148,44 +145,43 @@ class SliceStudy:
     anomalous: int
 
 
-def study_progress() -> Progress:
-    """The progress display of a study, on standard error."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+@dataclass(frozen=True)
+class Compared:
+    """The slices of a comparison.
+
+    Attributes:
+        healthy: slices without an anomaly.
+        anomalous: slices with one, by kind.
+        calibration: healthy slices of other patients.
+        grid: the prior's slice format.
+    """
+
+    healthy: StudySlices
+    anomalous: Mapping[str, StudySlices]
+    calibration: StudySlices
+    grid: PriorGrid
 
 
 def run_slice_study(
-    network: Denoiser,
-    rows: Mapping[str, Method | Readings],
+    rows: Mapping[str, Entry],
+    slices: Compared,
     *,
-    healthy: StudySlices,
-    anomalous: Mapping[str, StudySlices],
-    calibration: StudySlices,
-    grid: PriorGrid,
     progress: Progress,
     smoothing_px: float = 1.5,
     block_px: int = 8,
     device: torch.device | str = "cpu",
-    networks: Mapping[str, Denoiser] | None = None,
-    nulls: Mapping[str, ContextNull] | None = None,
     keep: str | Path | None = None,
 ) -> dict[str, SliceStudy]:
     """Score healthy and anomalous slices with each of several methods, on the same slices and the same body mask.
 
     Args:
-        network: the prior, on ``device``.
-        rows: methods by name. Those that need healthy slices to compare with (:class:`Fitted`) are fitted to
-            ``calibration``; maps of KLIP are given as they are and calibrated by it.
-        healthy: slices without an anomaly.
-        anomalous: slices with one, by kind.
-        calibration: healthy slices of other patients.
-        grid: the prior's slice format.
+        rows: methods by name, their networks on ``device``. Those that need healthy slices to compare with
+            (:class:`Fitted`) are fitted to those of calibration; maps of KLIP are given as they are and calibrated.
+        slices: what to score.
         progress: shows how many slices are done.
         smoothing_px: smoothing of the maps of methods other than KLIP, pixels.
         block_px: side of the blocks, in pixels.
         device: where to score.
-        networks: for rows that use another prior, that prior, by the row's name.
-        nulls: for rows whose maps another null calibrates than ``calibration``, that null, by the row's name.
         keep: folder to keep scores in; the same study run again goes on from there. None keeps nothing.
 
     Returns:
@@ -194,6 +190,7 @@ def run_slice_study(
     Raises:
         InputError: without rows or with fewer than two slices of a kind.
     """
+    healthy, anomalous, calibration = slices.healthy, slices.anomalous, slices.calibration
     sizes = {"healthy": len(healthy), "calibration": len(calibration)} | {k: len(s) for k, s in anomalous.items()}
     if not rows or not anomalous or min(sizes.values()) < 2:
         counts = ", ".join(f"{size} {kind}" for kind, size in sizes.items())
@@ -205,9 +202,8 @@ def run_slice_study(
     images = torch.cat([group.images for group in groups])
     results: dict[str, list[Row]] = {kind: [] for kind in anomalous}
     strata: dict[str, list[Stratum]] = {}
-    for name, method in rows.items():
-        prior = (networks or {}).get(name, network)
-        fitted_to = None
+    for name, entry in rows.items():
+        method, prior, fitted_to = entry.method, entry.network, None
         if isinstance(method, Fitted):
             fitted_to = calibration.images
             method = method.fit(fitted_to.to(device), calibration.body.to(device), prior)
@@ -225,12 +221,12 @@ def run_slice_study(
             full = f"{name}: {reading}" if reading else name
             two = scored.maps is not None and scored.maps.shape[1] == 2
             for calibrated in (True, False) if scored.calibration or two else (False,):
-                parts = _parts(scored, images, groups, grid, calibrated=calibrated, null=(nulls or {}).get(name))
+                parts = _parts(scored, images, groups, slices.grid, calibrated=calibrated, null=entry.null)
                 for (kind, ill), part in zip(anomalous.items(), parts[1:-1], strict=True):
                     row = _row(full, scored, parts[0], part, healthy, ill, calibrated=calibrated, block_px=block_px)
                     results[kind].append(row)
                     if kind not in strata:
-                        strata[kind] = _strata(parts[0], part, healthy, ill, pixel_mm=grid.pixel_mm)
+                        strata[kind] = _strata(parts[0], part, healthy, ill, pixel_mm=slices.grid.pixel_mm)
     return {
         kind: SliceStudy(tuple(results[kind]), tuple(strata[kind]), block_px, len(healthy), len(ill))
         for kind, ill in anomalous.items()

@@ -17,14 +17,15 @@ from klip_monai.errors import InputError
 from klip_monai.evaluation.anomalies import ANOMALIES
 from klip_monai.evaluation.anomaly_study import healthy_slices
 from klip_monai.evaluation.baselines import BASELINES
-from klip_monai.evaluation.method import Method
+from klip_monai.evaluation.method import Entry, Method
 from klip_monai.evaluation.phantom_study import study_slices
 from klip_monai.evaluation.reading import Reading, Readings, ablation
 from klip_monai.evaluation.slice_study import StudySlices
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import AttenuationScale, FinerGrid, PoissonNoise, Tomography
-from klip_monai.prior import Denoiser, weights_hash
+from klip_monai.prior import weights_hash
 from klip_monai.sampling import SAMPLERS
+from klip_monai.settings import SETTINGS
 from klip_monai.standard import PriorGrid
 from klip_monai.training import SliceSet
 
@@ -33,19 +34,6 @@ _ROW = ("method", "bundle", "configs", "measurement", "data", "sampler", "readin
 _SLICES = ("phantoms", "slice_set", "split", "stride", "seed", "clipped")
 _DATA = ("kernel", "finer", "photons")
 _UNEVEN_CG_ITERATIONS = 20  # photon noise differs from ray to ray; the 5 that do for white noise leave y half used
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of a study.
-
-    Attributes:
-        method: what scores.
-        network: the prior that it scores with.
-    """
-
-    method: Method | Readings
-    network: Denoiser
 
 
 @dataclass(frozen=True)
@@ -115,7 +103,7 @@ def read_study(path: str | Path, *, device: str | None = None) -> Study:
         makers={str(name): _anomaly(str(name), options) for name, options in (content.get("anomalies") or {}).items()},
         rows=rows,
         grid=grid,
-        smoothing_px=parser["inferer"].smoothing_px,
+        smoothing_px=parser["inferer"].reading.smoothing_px,
         device=parser["device"],
         seed=int(content.get("seed", 0)),
         search=content.get("grid") or {},
@@ -186,13 +174,15 @@ def _klip(
             raise InputError(f"{where}: got sampler {sampler!r}, expected one of {', '.join(SAMPLERS)}")
         changed["sampler"] = _make(f"{where}: sampler", SAMPLERS[sampler], options)
     changed = _mismatch(where, row.get("data") or {}, parts) | changed
-    inferer = _make(where, bundle.changed, changed, known=inspect.signature(KLIPInferer).parameters)
+    inferer = _make(where, bundle.changed, changed, known=("operator", *SETTINGS, "batch_size", "seed"))
     readings = row.get("readings", "own")
     if readings == "own":
         return inferer
     if readings == "ablation":
-        window = (bundle.window.high, bundle.window.low)
-        return Readings(inferer, ablation(window, lowpass_px=bundle.lowpass_px, smoothing_px=bundle.smoothing_px))
+        window, own = bundle.estimation.range, bundle.reading
+        return Readings(
+            inferer, ablation((window.high, window.low), lowpass_px=own.lowpass_px, smoothing_px=own.smoothing_px)
+        )
     if not isinstance(readings, Mapping):
         raise InputError(f"{where}: got readings {readings!r}, expected own, ablation, or settings by name")
     made = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from klip_monai.io.atomic import publish
-from klip_monai.io.summary import write_summary
+from klip_monai.io.strict_json import write_json
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
@@ -44,7 +44,7 @@ def save_report(
     """
     with publish(output_dir, overwrite=True) as staging:
         (staging / f"{name}.md").write_text(text, encoding="utf-8")
-        write_summary(staging / f"{name}.json", dict(content) | {"provenance": dict(provenance)})
+        write_json(staging / f"{name}.json", dict(content) | {"provenance": dict(provenance)})
         for file, draw in (pictures or {}).items():
             (staging / file).parent.mkdir(parents=True, exist_ok=True)
             draw(staging / file)

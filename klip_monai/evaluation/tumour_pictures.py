@@ -16,8 +16,8 @@ from klip_monai.evaluation.tumour_figures import TumourScan, labelled_heat, lesi
 from klip_monai.io.display import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU
 from klip_monai.io.pictures import MUTED, TEXT, draw_scale, draw_slice, panel, write_png
 from klip_monai.io.preview_geometry import PreviewScan
+from klip_monai.scan import Scorer
 from klip_monai.standard import AIR_HU, StandardSlices
-from klip_monai.transforms import KLIPScore
 
 _INCHES, _DPI = (8.4, 4.9), 90
 _BACKGROUND = "#0d1014"
@@ -59,7 +59,7 @@ def panel_of(
     heat: torch.Tensor,
     lesion: torch.Tensor,
     *,
-    score: KLIPScore,
+    score: Scorer,
 ) -> Panel | None:
     """Cut the slice that shows most of the largest lesion; None if the scan has no lesion.
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from klip_monai.errors import InputError
-from klip_monai.evaluation.slice_study import study_progress
+from klip_monai.evaluation.progress import steps, study_progress
 from klip_monai.evaluation.tumour_figures import TumourRow, TumourScan, measured, row_of
 from klip_monai.evaluation.tumour_pictures import Panel, panel_of
 from klip_monai.io import read_volume
+from klip_monai.scan import Scorer
 from klip_monai.standard import resample_mask, slice_distance, standard_slices
-from klip_monai.transforms import KLIPScore
 
 ONLY = "default"
 """Name of a score that comes without one."""
@@ -56,7 +56,7 @@ class TumourStudy:
 
 
 def run_tumour_study(
-    score: KLIPScore | Mapping[str, KLIPScore], scans: Sequence[LabelledScan], *, pictures: bool = False
+    score: Scorer | Mapping[str, Scorer], scans: Sequence[LabelledScan], *, pictures: bool = False
 ) -> TumourStudy:
     """Score labelled scans, as the bundle would: in three dimensions where the score's inferer says so.
 
@@ -68,7 +68,7 @@ def run_tumour_study(
     Raises:
         InputError: if no scan has a lesion, or labels lie on another grid than their scan.
     """
-    scores = {ONLY: score} if isinstance(score, KLIPScore) else dict(score)
+    scores = {ONLY: score} if isinstance(score, Scorer) else dict(score)
     figures: dict[str, list[TumourScan]] = {name: [] for name in scores}
     panels = []
     with study_progress() as progress:
@@ -81,7 +81,7 @@ def run_tumour_study(
 
 
 def _scored(
-    scores: Mapping[str, KLIPScore], scan: LabelledScan, *, progress: Progress
+    scores: Mapping[str, Scorer], scan: LabelledScan, *, progress: Progress
 ) -> Iterator[tuple[str, TumourScan, Panel | None]]:
     """Of each score its name, the scan's figures and what to draw, if the scan has a lesion."""
     volume = read_volume(scan.scan)
@@ -90,8 +90,9 @@ def _scored(
         standard = standard_slices(volume, score.grid)
         affine = standard.placement.affine
         task = progress.add_task(f"{scan.scan.name} {name}", total=len(standard.images))
-        score.inferer.progress = lambda done, total, task=task: progress.update(task, completed=done)
-        heat = score.on_prior_grid(standard.images, standard.body, slice_mm=slice_distance(affine))[:, 0]
+        heat = score.heatmap(
+            standard.images, standard.body, slice_mm=slice_distance(affine), progress=steps(progress, task)
+        )[:, 0]
         organ, lesion, ignore = (
             resample_mask(np.isin(values, labels), standard.placement)[:, 0]
             for labels in (scan.organ, scan.lesion, scan.ignore)

@@ -15,14 +15,15 @@ import torch
 from klip_monai.errors import InputError
 from klip_monai.evaluation.comparison import study_slices_of
 from klip_monai.evaluation.metrics import auroc, slice_scores
+from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.reading import Reading, Readings
 from klip_monai.evaluation.scored import score_slices
-from klip_monai.evaluation.slice_study import StudySlices, expected_density, study_progress
+from klip_monai.evaluation.slice_study import StudySlices, expected_density
 from klip_monai.evaluation.study_file import Entry, Study
 from klip_monai.evaluation.tables import table
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.atomic import publish
-from klip_monai.io.summary import write_summary
+from klip_monai.io.strict_json import write_json
 from klip_monai.prior import log_sigmas
 from klip_monai.scoring import Window, contrast_px, local_contrast, smooth
 from klip_monai.standard import PriorGrid, beneath_skin
@@ -121,9 +122,10 @@ def _bins(entry: Entry, search: Mapping[str, Any]) -> Readings:
     assert isinstance(inferer, KLIPInferer)
     edges = search["edges"]
     if isinstance(edges, int):
-        edges = log_sigmas(edges, sigma_max=inferer.window.high, sigma_min=inferer.window.low).double().tolist()
+        window = inferer.estimation.range
+        edges = log_sigmas(edges, sigma_max=window.high, sigma_min=window.low).double().tolist()
     edges = list(map(float, edges))
-    if inferer.estimator == "renoised":  # evaluates the levels that its window says
+    if inferer.estimation.estimator == "renoised":  # evaluates the levels that its window says
         inferer = inferer.changed(window=(edges[0], edges[-1]), twins=0)
     readings = {
         f"{lowpass:g}/{number}": Reading((high, low), lowpass)
@@ -201,18 +203,18 @@ def save_tuning(
     """
     best = settings[0]
     overlay = {
-        "inferer#window": list(best.window),
-        "inferer#lowpass_px": best.lowpass_px,
-        "inferer#smoothing_px": best.smoothing_px,
-        "inferer#calibration": best.calibration,
-        "inferer#sharp": best.sharp,
-        "inferer#skin_px": best.skin_px,
+        "inferer#estimation#window": list(best.window),
+        "inferer#reading#lowpass_px": best.lowpass_px,
+        "inferer#reading#smoothing_px": best.smoothing_px,
+        "inferer#reading#calibration": best.calibration,
+        "inferer#reading#sharp": best.sharp,
+        "inferer#reading#skin_px": best.skin_px,
     }
     with publish(output_dir, overwrite=True) as staging:
         (staging / "tuning.md").write_text(tuning_to_markdown(settings, title=title), encoding="utf-8")
         (staging / "tuned.json").write_text(json.dumps(overlay, indent=4) + "\n", encoding="utf-8")
         content = {"settings": [asdict(setting) for setting in settings], "provenance": dict(provenance)}
-        write_summary(staging / "tuning.json", content)
+        write_json(staging / "tuning.json", content)
 
 
 def tuning_to_markdown(settings: Sequence[Setting], *, title: str) -> str:

@@ -14,11 +14,11 @@ from klip_monai.errors import InputError
 from klip_monai.evaluation.metrics import Estimate, Values, auroc, bootstrap, slice_scores
 from klip_monai.evaluation.peaks import Peaks, find_peaks, sensitivity_at
 from klip_monai.evaluation.precision_recall import average_precision
+from klip_monai.evaluation.progress import steps, study_progress
 from klip_monai.evaluation.side_by_side import Memory, passes_of, remembering
-from klip_monai.evaluation.slice_study import study_progress
 from klip_monai.evaluation.volume_anomalies import SliceStack, VolumeStars, VolumeTumours
 from klip_monai.evaluation.volume_scans import HealthyVolume, HealthyVolumes
-from klip_monai.transforms import KLIPScore
+from klip_monai.scan import Scorer
 
 Maker = Callable[[SliceStack, np.random.Generator], tuple[torch.Tensor, torch.Tensor] | None]
 
@@ -137,7 +137,7 @@ class VolumeStudy:
 
 
 def run_volume_study(
-    scores: Mapping[str, KLIPScore],
+    scores: Mapping[str, Scorer],
     volumes: HealthyVolumes | Sequence[HealthyVolume],
     *,
     kinds: Mapping[str, Maker] = VOLUME_KINDS,
@@ -200,14 +200,14 @@ def run_volume_study(
     return VolumeStudy(tuple(scans), len(set(people)), tuple(made), results, figures, seed)
 
 
-def _check_grids(scores: Mapping[str, KLIPScore], slices: SliceStack) -> None:
+def _check_grids(scores: Mapping[str, Scorer], slices: SliceStack) -> None:
     for name, score in scores.items():
         if score.grid != slices.grid:
             raise InputError(f"score {name!r}: got one of {score.grid}, expected {slices.grid}, that of the scans")
 
 
 def _scored_copies(
-    scores: Mapping[str, KLIPScore],
+    scores: Mapping[str, Scorer],
     slices: SliceStack,
     kinds: Mapping[str, Maker],
     lesions: int,
@@ -232,13 +232,10 @@ def _scored_copies(
 
 
 def _heat(
-    score: KLIPScore, images: torch.Tensor, slices: SliceStack, memory: Memory, progress: Progress, task: TaskID
+    score: Scorer, images: torch.Tensor, slices: SliceStack, memory: Memory, progress: Progress, task: TaskID
 ) -> torch.Tensor:
-    def report(done: int, total: int) -> None:
-        progress.update(task, completed=done, total=total)
-
-    one = remembering(score, memory, progress=report)
-    return one.on_prior_grid(images, slices.body, slice_mm=slices.slice_mm)
+    one = remembering(score, memory)
+    return one.heatmap(images, slices.body, slice_mm=slices.slice_mm, progress=steps(progress, task))
 
 
 def _inserted(

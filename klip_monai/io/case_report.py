@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator
 from klip_monai.io.pictures import OBLIQUE_DEGREES, draw_scale, draw_slice
 from klip_monai.io.preview_geometry import Plane, PreviewScan, short_ras_text
 from klip_monai.io.segments import SEGMENTS, STRONGLY_SUSPICIOUS
+from klip_monai.io.summary import Summary
 
 _SEPARATION_MM = 15.0
 _NEXT_SLICES = 5
@@ -52,7 +53,7 @@ class CaseReport:
 
     Attributes:
         scan: CT, heat map and labels.
-        summary: of :func:`klip_monai.case.summarize`, with timings.
+        summary: what was found, with timings.
         healthy_scores: scan scores of the ID reference, ascending, in the unit of the heat map.
         scale: heat map values shown as transparent and as the last colour.
         unit: of the heat map, in a few words.
@@ -60,7 +61,7 @@ class CaseReport:
     """
 
     scan: PreviewScan
-    summary: Mapping[str, Any]
+    summary: Summary
     healthy_scores: tuple[float, ...]
     scale: tuple[float, float]
     unit: str
@@ -91,32 +92,29 @@ class CaseReport:
     @property
     def standing(self) -> str:
         """Where the scan stands among the healthy ones, in words."""
-        below = sum(score < self.summary["scan_score"] for score in self.healthy_scores)
+        below = sum(score < self.summary.scan_score for score in self.healthy_scores)
         share = "all" if below == len(self.healthy_scores) else below
-        return f"above {share} of {self.summary['thresholds']['healthy']}"
+        return f"above {share} of {self.summary.thresholds.healthy}"
 
     @property
     def figures(self) -> list[KeyFigure]:
         """The numbers to see first."""
         summary = self.summary
-        low, high = summary["thresholds"]["healthy_score_range"]
+        low, high = summary.thresholds.healthy_score_range
         volumes = [
-            KeyFigure(segment.name, f"{summary['volume_ml'][segment.name]:.1f} ml", f"from {threshold:.3g}")
+            KeyFigure(segment.name, f"{summary.volume_ml[segment.name]:.1f} ml", f"from {threshold:.3g}")
             for segment, threshold in zip(SEGMENTS, self.thresholds, strict=True)
         ]
         return [
-            KeyFigure(
-                "Scan score", f"{summary['scan_score']:.3g}", f"{self.unit}; healthy scans {low:.3g} to {high:.3g}"
-            ),
-            KeyFigure("p-value", f"{summary['p_value']:.3f}", self.standing),
+            KeyFigure("Scan score", f"{summary.scan_score:.3g}", f"{self.unit}; healthy scans {low:.3g} to {high:.3g}"),
+            KeyFigure("p-value", f"{summary.p_value:.3f}", self.standing),
             *volumes,
         ]
 
     @property
     def thresholds(self) -> tuple[float, float]:
         """Heat map values from which a voxel is suspicious and strongly suspicious."""
-        thresholds = self.summary["thresholds"]
-        return thresholds["suspicious"], thresholds["strong"]
+        return self.summary.thresholds.suspicious, self.summary.thresholds.strong
 
     @property
     def candidates(self) -> list[CandidateRow]:
@@ -124,66 +122,60 @@ class CaseReport:
         colours = {segment.value: to_hex(segment.rgb) for segment in SEGMENTS}
         return [
             CandidateRow(
-                colours[candidate["label"]],
+                colours[candidate.label],
                 (
-                    str(candidate["rank"]),
-                    str(candidate["slice"]),
-                    short_ras_text(candidate["peak_ras_mm"]),
-                    f"{candidate['volume_ml']:.1f}",
-                    " x ".join(f"{side:.0f}" for side in candidate["extent_mm"]),
-                    f"{candidate['peak']:#.3g}",
-                    f"{candidate['mean']:#.3g}",
-                    f"{candidate['p']:.3f}",
-                    *([] if candidate["q"] is None else [f"{candidate['q']:.2g}"]),
+                    str(candidate.rank),
+                    str(candidate.slice),
+                    short_ras_text(candidate.peak_ras_mm),
+                    f"{candidate.volume_ml:.1f}",
+                    " x ".join(f"{side:.0f}" for side in candidate.extent_mm),
+                    f"{candidate.peak:#.3g}",
+                    f"{candidate.mean:#.3g}",
+                    f"{candidate.p:.3f}",
+                    *([] if candidate.q is None else [f"{candidate.q:.2g}"]),
                 ),
             )
-            for candidate in self.summary["candidates"][:_ROWS]
+            for candidate in self.summary.candidates[:_ROWS]
         ]
 
     @property
     def candidate_columns(self) -> tuple[str, ...]:
         """Headings of the table of candidates; without q where the ID reference does not tell it."""
-        known = self.summary["candidates"][0]["q"] is not None
+        known = self.summary.candidates[0].q is not None
         return ("", "slice", "place, mm", "ml", "R x A x S, mm", "peak", "mean", "p", *(["q"] if known else []))
 
     @property
     def candidates_in_words(self) -> tuple[str, str]:
         """How many candidates there are, for a heading, and what the numbers of their table mean."""
-        count, shown = self.summary["candidate_count"], len(self.candidates)
+        count, shown = self.summary.candidate_count, len(self.candidates)
         heading = f"Candidates, the highest {f'{shown} of {count}' if count > shown else 'first'}"
         place = "Slices count from 0; place: of the peak; R x A x S: sides of the box around it."
-        return heading, f"{place} Peak, mean: {self.unit}. {self.summary['p_and_q']}"
+        return heading, f"{place} Peak, mean: {self.unit}. {self.summary.p_and_q}"
 
     @property
     def provenance(self) -> list[tuple[str, str]]:
         """How the result came about: names and values."""
-        summary, origin = self.summary, self.summary["provenance"]
-        source, reference, timings = summary["source"], summary["thresholds"], summary["timings_s"]
-        settings = origin.get("settings", {})
+        summary, origin, region = self.summary, self.summary.provenance, self.summary.region
+        source, reference, settings = summary.source, summary.thresholds, origin.settings
         rows = {
-            "Prior": f"{origin['bundle']} {origin['bundle_version']}",
-            "Intended use": origin["intended_use"],
+            "Prior": f"{origin.bundle} {origin.bundle_version}",
+            "Intended use": origin.intended_use,
             "Weights": f"SHA-256 {settings['weights_sha256'][:16]}" if "weights_sha256" in settings else "",
-            "Settings": f"key {origin['key']}" if "key" in origin else "",
+            "Settings": f"key {origin.key}" if origin.key else "",
             "Measurement": _measurement(settings.get("operator", {})),
             "Estimator": _estimator(settings),
-            "Preset": origin.get("preset") or "",
-            "Computed": ", ".join(
-                f"seed {origin[name]}" if name == "seed" else str(origin[name])
-                for name in ("device", "precision", "seed")
-                if name in origin
-            ),
-            "ID reference": f"{reference['healthy_scans']} scans of {reference['healthy_people']} people, "
-            f"{reference['slices_per_healthy_scan']} slices in the median, "
-            f"{reference['description']}",
-            "Scan": f"{source['format']}, {' x '.join(map(str, source['shape']))} voxels of "
-            f"{' x '.join(f'{mm:.3g}' for mm in source['spacing_mm'])} mm",
-            "Region": f"{summary['region']['volume_ml']:.1f} ml, {summary['region']['voxels']} voxels, mask SHA-256 "
-            f"{summary['region']['mask_sha256'][:16]}"
-            if summary.get("region")
-            else "",
-            "Time": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in timings.items()),
-            "Software": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+            "Preset": origin.preset or "",
+            "Computed": f"{origin.device}, {origin.precision}, seed {origin.seed}",
+            "ID reference": f"{reference.healthy_scans} scans of {reference.healthy_people} people, "
+            f"{reference.slices_per_healthy_scan} slices in the median, "
+            f"{reference.description}",
+            "Scan": f"{source.format}, {' x '.join(map(str, source.shape))} voxels of "
+            f"{' x '.join(f'{mm:.3g}' for mm in source.spacing_mm)} mm",
+            "Region": ""
+            if region is None
+            else f"{region.volume_ml:.1f} ml, {region.voxels} voxels, mask SHA-256 {region.mask_sha256[:16]}",
+            "Time": ", ".join(f"{name} {seconds:.1f} s" for name, seconds in summary.timings_s.items()),
+            "Software": ", ".join(f"{name} {version}" for name, version in summary.versions.items()),
             "Written": f"{self.written:%Y-%m-%d %H:%M:%S} UTC",
         }
         return [(name, value) for name, value in rows.items() if value]
@@ -216,9 +208,9 @@ class CaseReport:
 
     def draw_profile(self, axes: Axes, *, ink: str, fontsize: float) -> None:
         """Draw the highest density of each slice, with the thresholds."""
-        scores = np.asarray(self.summary["slice_scores"])
+        scores = np.asarray(self.summary.slice_scores)
         slices = np.arange(scores.size)
-        worst = self.summary["worst"]["voxel"][2]
+        worst = self.summary.worst.voxel[2]
         axes.fill_between(slices, scores, color=_SCAN_COLOUR, alpha=0.25, linewidth=0)
         axes.plot(slices, scores, color=_SCAN_COLOUR, linewidth=1.4)
         axes.plot([worst], [scores[worst]], "o", color=_SCAN_COLOUR, markersize=4)
@@ -232,7 +224,7 @@ class CaseReport:
 
     def draw_standing(self, axes: Axes, *, ink: str, fontsize: float) -> None:
         """Draw the scores of the healthy scans as strokes, and that of this scan, on one line."""
-        score, healthy = self.summary["scan_score"], np.asarray(self.healthy_scores)
+        score, healthy = self.summary.scan_score, np.asarray(self.healthy_scores)
         lowest, highest = min(score, healthy[0]), max(score, healthy[-1])
         if lowest > 0:
             margin = 1.02 * (highest / lowest) ** 0.06

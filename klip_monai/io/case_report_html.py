@@ -91,8 +91,8 @@ def write_html_report(path: str | Path, report: CaseReport) -> Path:
 
 
 def _page(report: CaseReport) -> str:
-    name, notice = escape(report.summary["name"]), escape(report.summary["notice"])
-    remarks = "".join(f'<p class="remark">{escape(remark)}</p>' for remark in report.summary["remarks"])
+    name, notice = escape(report.summary.name), escape(report.summary.notice)
+    remarks = "".join(f'<p class="remark">{escape(remark)}</p>' for remark in report.summary.remarks)
     return f"""<!doctype html>
 <html lang="en">
 <head>

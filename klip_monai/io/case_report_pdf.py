@@ -90,7 +90,7 @@ def pdf_report(report: CaseReport) -> bytes:
     _provenance(page, report, top, left=_SPLIT + _GAP)
     stream = io.BytesIO()
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        title = f"{report.summary['name']}, KLIP report"
+        title = f"{report.summary.name}, KLIP report"
         about = {"Title": title, "Creator": "klip_monai", "Producer": None, "CreationDate": report.written}
         FigureCanvasPdf(page.figure).print_pdf(stream, metadata=about)
     return stream.getvalue()
@@ -98,14 +98,14 @@ def pdf_report(report: CaseReport) -> bytes:
 
 def _heading(page: _Page, report: CaseReport) -> float:
     """Name, time, notice with remarks, and the numbers to see first; gives where it ends."""
-    page.text(_LEFT, _TOP, textwrap.shorten(report.summary["name"], 60), size=15, bold=True)
+    page.text(_LEFT, _TOP, textwrap.shorten(report.summary.name, 60), size=15, bold=True)
     page.text(
         _RIGHT, _TOP + 1.5, f"KLIP report, {report.written:%Y-%m-%d %H:%M} UTC", size=8, colour=_MUTED, ha="right"
     )
-    lines = [line for remark in report.summary["remarks"] for line in textwrap.wrap(remark, 140)]
+    lines = [line for remark in report.summary.remarks for line in textwrap.wrap(remark, 140)]
     top, height = _TOP + 9.0, 5.6 + _ROW * len(lines)
     page.box(_LEFT, top, _RIGHT - _LEFT, height, _NOTICE_CARD)
-    page.text(_LEFT + 2, top + 1.4, report.summary["notice"], size=8, colour=_NOTICE, bold=True)
+    page.text(_LEFT + 2, top + 1.4, report.summary.notice, size=8, colour=_NOTICE, bold=True)
     for number, line in enumerate(lines):
         page.text(_LEFT + 2, top + 5.4 + _ROW * number, line, size=6.5, colour=_NOTICE)
     top += height + _GAP

@@ -11,12 +11,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import numpy.typing as npt
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from klip_monai.errors import InputError
 from klip_monai.io.display import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU
 from klip_monai.io.pictures import (
     HALO,
@@ -31,7 +29,7 @@ from klip_monai.io.pictures import (
 )
 from klip_monai.io.preview_geometry import Plane, PreviewScan
 from klip_monai.io.segments import SEGMENTS
-from klip_monai.io.source_grid import as_affine, as_finite_volume, as_labels
+from klip_monai.io.shown import Shown
 
 _SEPARATION_MM = 15.0
 _FIGURE_INCHES, _DPI = (16.0, 10.6), 120
@@ -43,57 +41,26 @@ _DISCLAIMER = "Research use only. Not a medical device, not for diagnosis or tre
 
 
 def write_preview(
-    path: str | Path,
-    volume_hu: npt.ArrayLike | torch.Tensor,
-    heatmap: npt.ArrayLike | torch.Tensor,
-    labels: npt.ArrayLike | torch.Tensor,
-    affine: npt.ArrayLike | torch.Tensor,
-    *,
-    title: str,
-    scale: tuple[float, float],
-    thresholds: tuple[float, float],
-    lines: Sequence[str] = (),
-    places: Sequence[Sequence[float]] = (),
-    unit: str = "nats per pixel",
-    region: npt.NDArray[np.bool_] | None = None,
+    path: str | Path, shown: Shown, *, title: str, thresholds: tuple[float, float], lines: Sequence[str] = ()
 ) -> Path:
     """Draw the three worst axial slices and the coronal and sagittal reformats through the worst voxel.
 
     Args:
         path: PNG file to write.
-        volume_hu: (X, Y, Z) HU; shown at window 400, level 40.
-        heatmap: (X, Y, Z), nats per pixel.
-        labels: (X, Y, Z), 0 background, 1 suspicious, 2 strongly suspicious.
-        affine: (4, 4) voxel-to-RAS matrix in mm.
+        shown: the scan, shown at window 400, level 40; its region is outlined, its places numbered where they are seen.
         title: heading; must not identify the patient.
-        scale: heat map values shown as transparent and as the last colour; the same for every scan of a bundle.
         thresholds: heat map values from which a voxel is suspicious and strongly suspicious; marked on the colour bar.
         lines: short statements for the summary beside the reformats.
-        places: RAS mm of labelled places to number from 1 where they are seen.
-        unit: of the heat map, `scale` and `thresholds`.
-        region: (X, Y, Z), the part of the scan that was looked at, outlined; None is all of it.
 
     Returns:
         The path written.
-
-    Raises:
-        InputError: arrays of different shapes, values that are not finite, or a scale that does not rise.
     """
-    path = Path(path)
-    arrays = as_finite_volume("volume_hu", volume_hu), as_finite_volume("heatmap", heatmap), as_labels(labels)
-    if len({array.shape for array in arrays}) > 1:
-        shapes = ", ".join(str(array.shape) for array in arrays)
-        raise InputError(f"volume_hu, heatmap, labels: got shapes {shapes}, expected one (X, Y, Z) for all three")
-    if not np.isfinite(scale).all() or scale[0] >= scale[1]:
-        raise InputError(f"scale: got {scale}, expected (low, high) in {unit} with low below high")
-    scan = PreviewScan(*arrays, as_affine(affine), region, places=places)
-    colours = Normalize(*scale, clip=True)
-
+    path, scan, colours = Path(path), shown.scan, Normalize(*shown.scale, clip=True)
     figure = Figure(figsize=_FIGURE_INCHES, dpi=_DPI, facecolor=_BACKGROUND)
     _draw_frame(figure, title, tilt_degrees=scan.tilt_degrees)
     _draw_views(figure, scan, colours)
-    summary = _summary(scan, arrays[2], lines, thresholds)
-    _draw_side(figure, colours, thresholds, unit, summary)
+    summary = _summary(scan, np.asarray(shown.labels), lines, thresholds)
+    _draw_side(figure, colours, thresholds, shown.unit, summary)
     write_png(figure, path)
     return path
 

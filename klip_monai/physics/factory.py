@@ -14,22 +14,20 @@ from klip_monai.physics.image_space import GaussianBlur, Inpainting
 from klip_monai.physics.operator import Identity, LinearOperator
 from klip_monai.physics.tomography import Tomography
 
+_DEFAULTS: dict[str, Any] = {
+    "views": 24,
+    "angle_range": 180.0,
+    "source_mm": 570.0,
+    "detector_mm": 500.0,
+    "detectors": None,
+    "pitch_mm": None,
+    "blur_mm": 3.0,
+    "measured": 0.5,
+    "missing": "random",
+}
 
-def make_operator(
-    name: str,
-    *,
-    image_shape: tuple[int, int],
-    pixel_mm: float,
-    views: int = 24,
-    angle_range: float = 180.0,
-    source_mm: float = 570.0,
-    detector_mm: float = 500.0,
-    detectors: int | None = None,
-    pitch_mm: float | None = None,
-    blur_mm: float = 3.0,
-    measured: float = 0.5,
-    missing: str = "random",
-) -> LinearOperator:
+
+def make_operator(name: str, *, image_shape: tuple[int, int], pixel_mm: float, **settings: Any) -> LinearOperator:
     """Build an operator by name.
 
     Args:
@@ -38,16 +36,14 @@ def make_operator(
             missing) or "identity" (denoising).
         image_shape: (H, W) in pixels.
         pixel_mm: side of a pixel in mm.
-        views: number of angles, evenly spaced, endpoint excluded.
-        angle_range: range of the angles in degrees.
-        source_mm: for "fan_beam": source to rotation axis, mm; that of a clinical scanner by default.
-        detector_mm: for "fan_beam": rotation axis to detector, mm.
-        detectors: number of detector elements; None covers the image.
-        pitch_mm: distance of neighbouring detector elements, mm; None is one element a pixel (at the axis, for
-            "fan_beam").
-        blur_mm: for "blur": standard deviation, mm.
-        measured: for "inpainting": share of the pixels that are measured, above 0 and at most 1.
-        missing: for "inpainting": which are not: "random" (the same ones each time) or "square" (one in the middle).
+        **settings: of :data:`klip_monai.operators.OPERATORS`; those of other operators are passed over, as a bundle's
+            configuration has some for whichever is asked for. ``views`` (24): number of angles, evenly spaced, endpoint
+            excluded. ``angle_range`` (180): range of the angles in degrees. ``detectors``: number of detector elements;
+            None covers the image. ``pitch_mm``: distance of neighbouring detector elements, mm; None is one element a
+            pixel (at the axis, for "fan_beam"). ``source_mm`` (570) and ``detector_mm`` (500), for "fan_beam": source
+            and detector to rotation axis, mm, those of a clinical scanner. ``blur_mm`` (3): standard deviation, mm.
+            ``measured`` (0.5), for "inpainting": share of the pixels that are measured, above 0 and at most 1, and
+            ``missing``, which are not: "random" (the same ones each time) or "square" (one in the middle).
 
     Returns:
         The operator, scaled to unit spectral norm.
@@ -57,28 +53,32 @@ def make_operator(
     """
     if name not in OPERATORS:
         raise InputError(f"operator: got {name!r}, expected one of {', '.join(OPERATORS)}")
+    if unknown := [key for key in settings if key not in _DEFAULTS]:
+        raise InputError(f"operator: got {', '.join(unknown)}, expected any of {', '.join(_DEFAULTS)}")
+    given = _DEFAULTS | settings
     if name == "identity":
         return Identity(image_shape)
     if name == "blur":
-        return GaussianBlur(image_shape, sigma_px=blur_mm / pixel_mm)
+        return GaussianBlur(image_shape, sigma_px=given["blur_mm"] / pixel_mm)
     if name == "inpainting":
-        return Inpainting(_mask(image_shape, measured=measured, missing=missing))
+        return Inpainting(_mask(image_shape, measured=given["measured"], missing=given["missing"]))
     scan: dict[str, Any] = {
         "image_shape": image_shape,
         "pixel_mm": pixel_mm,
-        "views": views,
-        "angle_range": angle_range,
-        "detectors": detectors,
-        "detector_pitch_mm": pitch_mm,
+        "views": given["views"],
+        "angle_range": given["angle_range"],
+        "detectors": given["detectors"],
+        "detector_pitch_mm": given["pitch_mm"],
     }
     if name == "fan_beam":
-        return Tomography(FanBeam(**scan, source_mm=source_mm, detector_mm=detector_mm))
+        return Tomography(FanBeam(**scan, source_mm=given["source_mm"], detector_mm=given["detector_mm"]))
     geometry = ParallelBeam(**scan)
     if name == "limited_angle" and geometry.angle_range >= 180:
-        raise InputError(f"angle_range: got {angle_range:g} degrees for limited_angle, expected less than 180")
+        raise InputError(f"angle_range: got {geometry.angle_range:g} degrees for limited_angle, expected less than 180")
     if name == "sparse_view" and geometry.angle_range < 180:
         raise InputError(
-            f"angle_range: got {angle_range:g} degrees for sparse_view, expected 180 or more; use limited_angle"
+            f"angle_range: got {geometry.angle_range:g} degrees for sparse_view, expected 180 or more; use "
+            "limited_angle"
         )
     return Tomography(geometry)
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.physics.fan_beam_fbp import fan_beam_fbp
-from klip_monai.physics.filters import ramp_filter
+from klip_monai.physics.filtered_back_projection import fan_beam_fbp, ramp_filter
 from klip_monai.physics.geometry import FanBeam, ParallelBeam
 from klip_monai.physics.operator import LinearOperator
 from klip_monai.physics.solvers import spectral_norm

@@ -21,7 +21,6 @@ _asking = Lock()
 _CLEARLY = 1.2  # bfloat16 rounds more, so it has to be worth it; emulated it is some 0.4 times as fast, in hardware 2
 
 
-@torch.compiler.assume_constant_result
 def settled_precision(wanted: Precision, device: torch.device | str) -> Literal["float32", "bfloat16"]:
     """What "auto" comes to on a device; the others stay as they are.
 
@@ -38,6 +37,10 @@ def settled_precision(wanted: Precision, device: torch.device | str) -> Literal[
         return wanted
     with _asking:  # threads that come meanwhile wait for the answer, instead of finding another
         return fastest_precision(torch.device(device).type)
+
+
+# The mark of torch.compiler.assume_constant_result, which would import the compiler: a tenth of what a start takes.
+settled_precision._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def precision_of(network: object, device: torch.device | str) -> Literal["float32", "bfloat16"]:

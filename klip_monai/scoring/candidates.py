@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar
 
 import nibabel as nib
 import numpy as np
@@ -39,6 +39,8 @@ class Candidate:
             None where the reference does not tell.
     """
 
+    JSON_PROPERTIES: ClassVar = {"slice": int}
+
     rank: int
     voxel: tuple[int, int, int]
     peak_ras_mm: tuple[float, float, float]
@@ -59,6 +61,17 @@ class Candidate:
     def to_json(self) -> dict[str, Any]:
         """All of it by name, with ``slice``."""
         return asdict(self) | {"slice": self.slice}
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Candidate:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError: if something is missing.
+        """
+        own = {field.name: told[field.name] for field in fields(cls)}
+        places = ("voxel", "peak_ras_mm", "centre_ras_mm", "extent_mm")
+        return cls(**own | {name: tuple(own[name]) for name in places})
 
 
 def find_candidates(

@@ -10,6 +10,7 @@ that surroundings do not: faint lesions in smooth tissue. Either takes off a par
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
 from klip_monai.errors import BundleError, InputError
 from klip_monai.one_thread_each import one_thread_each
@@ -32,7 +33,7 @@ _HIDDEN = 64
 _EPOCHS, _BATCH, _RATE = 6, 4096, 3e-3
 _PLACES = 250  # of each slice that the network is fitted to
 _FLAT = 1e-6
-_TOGETHER = 8  # slices that are described at a time
+_TOGETHER = 2  # slices that are described at a time: what is made of them stays in the cache of a core
 _LEAST_PLACES = 20_000
 
 
@@ -167,34 +168,36 @@ class ContextNull:
             noise_left: float32 (B,), see :func:`klip_monai.scoring.surroundings.surroundings`.
 
         Returns:
-            Float32 (B, 1, H, W), nats per pixel of average healthy tissue.
-        """
-        by_contrast = self.contrast.heatmap(density[:, :1], images)
-        calibrated = by_contrast * self._gain(density[:, :1], images, body, noise_left)
-        return calibrated if self.sharp is None else torch.maximum(calibrated, density[:, 1:] * self.sharp)
-
-    def _gain(
-        self, density: torch.Tensor, images: torch.Tensor, body: torch.Tensor, noise_left: torch.Tensor
-    ) -> torch.Tensor:
-        """(average / expected from the surroundings) ** strength, (B, 1, H, W).
-
-        One thread a part, as a CPU may sum in another order for another number of threads.
+            Float32 (B, 1, H, W), nats per pixel of average healthy tissue; beside the body by contrast alone.
         """
 
         def work(some: slice) -> torch.Tensor:
             with torch.inference_mode():
-                features = surroundings(
-                    images[some], body[some], density[some], pixel_mm=self.pixel_mm, noise_left=noise_left[some]
-                )
-                mean, _ = self.network(features.movedim(1, -1))
-                expected = interpolate(mean[:, None], density.shape[-2:], mode="bilinear").exp()
-                return (self.contrast.average / expected) ** self.contrast.strength
+                return self._calibrated(density[some], images[some], body[some], noise_left[some])
 
-        out, parts = torch.empty_like(density), list(_parts(len(density)))
+        # One thread a part, as a CPU may sum in another order for another number of threads.
+        out, parts = torch.empty_like(density[:, :1]), list(_parts(len(density)))
         with one_thread_each(work, parts) as each:
-            for number, gain in each:
-                out[parts[number]] = gain
+            for number, calibrated in each:
+                out[parts[number]] = calibrated
         return out
+
+    def _calibrated(
+        self, density: torch.Tensor, images: torch.Tensor, body: torch.Tensor, noise_left: torch.Tensor
+    ) -> torch.Tensor:
+        """The heat map of a part, (B, 1, H, W)."""
+        coarse = density[:, :1]
+        features = surroundings(images, body, coarse, pixel_mm=self.pixel_mm, noise_left=noise_left)
+        # Only the body counts, and its pixels are interpolated from the places of its own and those next to them. The
+        # first row goes along in any case, as for a handful of places a CPU adds in another order.
+        near = max_pool2d(avg_pool2d(body.float(), density.shape[-1] // features.shape[-1]), 3, stride=1, padding=1) > 0
+        near[..., 0, :] = True
+        mean = torch.full_like(near, math.log(self.contrast.average), dtype=density.dtype)
+        mean[near], _ = self.network(features.movedim(1, -1)[near[:, 0]])
+        expected = interpolate(mean, density.shape[-2:], mode="bilinear").exp()
+        gain = (self.contrast.average / expected) ** self.contrast.strength
+        calibrated = self.contrast.heatmap(coarse, images) * gain
+        return calibrated if self.sharp is None else torch.maximum(calibrated, density[:, 1:] * self.sharp)
 
 
 def with_sharp(

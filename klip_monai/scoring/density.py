@@ -5,6 +5,7 @@ Restricted to a window of noise levels and, optionally, to low spatial frequenci
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from klip_monai.sampling import Step
 
 _LEAST = 1e-12
+_CACHED = 1 << 16  # values that a core passes over time and again at no cost of memory
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,10 @@ class Move(NamedTuple):
         move, other, noise, coarser = self
         if noise_px == 0 or noise is None:
             return move * other
-        within_px = noise_px / coarser
-        by_noise = explained_by(noise, move, within_px=within_px)
-        other_by_noise = by_noise if other is move else explained_by(noise, other, within_px=within_px)
-        spread = _around(by_noise * other_by_noise, within_px=within_px)
-        return (move - by_noise) * (other - other_by_noise) + spread
+        within_px, of = noise_px / coarser, (move,) if other is move else (move, other)
+        by_noise = explained_by(noise, of, within_px=within_px)
+        spread = _around(by_noise[0] * by_noise[-1], within_px=within_px)
+        return (move - by_noise[0]) * (other - by_noise[-1]) + spread
 
 
 def move_of(step: Step, lowpass_px: float, *, noise: bool) -> Move:
@@ -164,19 +165,21 @@ def to_pixels(values: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return interpolate(values, shape[-2:], mode="bilinear")
 
 
-def explained_by(noise: torch.Tensor, move: torch.Tensor, *, within_px: float) -> torch.Tensor:
-    """The part of a move that follows the noise: its regression on the noise in the neighbourhood of each pixel.
+def explained_by(noise: torch.Tensor, moves: Sequence[torch.Tensor], *, within_px: float) -> list[torch.Tensor]:
+    """The part of moves that follows the noise: their regression on the noise in the neighbourhood of each pixel.
 
     Args:
         noise: of unit variance before it was smoothed, float32 (B, 1, H, W).
-        move: float32 (B, 1, H, W).
+        moves: each float32 (B, 1, H, W).
         within_px: standard deviation of the Gaussian neighbourhood, in pixels.
 
     Returns:
-        beta times noise with beta = S(noise move) / S(noise^2), S the mean over the neighbourhood; like ``move``.
+        For each move beta times noise with beta = S(noise move) / S(noise^2), S the mean over the neighbourhood.
     """
-    slope = _around(noise * move, within_px=within_px) / _around(noise.square(), within_px=within_px).clamp_min(_LEAST)
-    return slope * noise
+    means = _around(torch.cat([*(noise * move for move in moves), noise.square()]), within_px=within_px)
+    *shared, whole = means.chunk(len(moves) + 1)
+    whole = whole.clamp_min(_LEAST)
+    return [each / whole * noise for each in shared]
 
 
 def _around(values: torch.Tensor, *, within_px: float) -> torch.Tensor:
@@ -206,7 +209,8 @@ def smooth(density: torch.Tensor, *, sigma_px: float) -> torch.Tensor:
         return density
     kernel = _kernel(sigma_px)
     if density.device.type == "cpu":
-        return _summed(_summed(density, kernel, dim=-2), kernel, dim=-1)
+        few = density.split(max(1, _CACHED * len(density) // max(1, density.numel())))
+        return torch.cat([_summed(_summed(part, kernel, dim=-2), kernel, dim=-1) for part in few])
     weights, reach = density.new_tensor(kernel), len(kernel) // 2
     rows = conv2d(density.flatten(0, 1)[:, None], weights[None, None, :, None], padding=(reach, 0))
     return conv2d(rows, weights[None, None, None, :], padding=(0, reach)).reshape(density.shape)

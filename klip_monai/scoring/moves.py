@@ -109,17 +109,20 @@ class SliceMoves:
 
     def density(self) -> torch.Tensor:
         """KL density of each run, at least 0: float32 (B, R, H, W), nats per pixel."""
-        flat = self.values.flatten(0, 1)
-        total = flat.new_zeros(len(flat), 1, *flat.shape[-2:])
-        for n, weight in enumerate(self.weights):
-            move = flat[:, n, :1]
-            other = flat[:, n, 1:2] if self.crossed else move
-            last = 1 + self.crossed
-            noise = flat[:, n, last:] if flat.shape[2] > last else None
-            total += weight * Move(move, other, noise, self.coarser).squared(self.noise_px)
+        total = torch.cat([self._squared(run) for run in self.values.flatten(0, 1)])
         height, width = (self.coarser * side for side in total.shape[-2:])
         density = to_pixels(total, torch.Size((1, 1, height, width))).clamp_min(0)
         return density[:, 0].unflatten(0, self.values.shape[:2])
+
+    def _squared(self, levels: torch.Tensor) -> torch.Tensor:
+        """The sum over the levels (N, C, h, w) of a run, (1, 1, h, w): all at a time, as each is next to no work."""
+        move, *rest = levels.split(1, dim=1)
+        other = rest.pop(0) if self.crossed else move
+        squares = Move(move, other, rest[0] if rest else None, self.coarser).squared(self.noise_px)
+        total = torch.zeros_like(squares[:1])
+        for weight, square in zip(self.weights, squares.split(1), strict=True):
+            total += weight * square
+        return total
 
     def map(self, *, twin_smoothing_px: float) -> torch.Tensor:
         """Density over that of the twins if there are any, and the sharp one if there is: float32 (B, 1 or 2, H, W)."""

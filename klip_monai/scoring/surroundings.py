@@ -8,6 +8,7 @@ from within 9 mm of a place, and nothing of the density from within 21 mm, is am
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -55,28 +56,35 @@ def surroundings(
     pixel_mm *= factor
     inside = avg_pool2d(body.float(), factor)
     picture, scored = avg_pool2d(images, factor), avg_pool2d(density, factor).clamp_min(_FLAT).log()
+    farthest = max(outer for _, outer in _in_pixels(_RINGS_MM + _DENSITY_RINGS_MM, pixel_mm))
+    around = Boxes(inside, reach=farthest)
     features = [
-        *_rings(picture, inside, pixel_mm),
+        *_rings(picture, inside, around, pixel_mm),
         *_spots(picture, pixel_mm),
         *_place(inside >= 0.5, pixel_mm),
-        *_density(scored, inside, pixel_mm),
+        *_density(scored, inside, around, pixel_mm),
         noise_left[:, None, None, None].expand_as(inside),
     ]
     return torch.cat(features, dim=1)
 
 
-def _rings(picture: torch.Tensor, inside: torch.Tensor, pixel_mm: float) -> Iterator[torch.Tensor]:
-    for ring in _in_pixels(_RINGS_MM, pixel_mm):
-        area, body = _ring(torch.ones_like(inside[:1]), ring), _ring(inside, ring)
-        mean = _ring(picture * inside, ring) / body.clamp_min(1.0)
-        variance = _ring(picture.square() * inside, ring) / body.clamp_min(1.0) - mean.square()
+def _rings(picture: torch.Tensor, inside: torch.Tensor, body: Boxes, pixel_mm: float) -> Iterator[torch.Tensor]:
+    rings = _in_pixels(_RINGS_MM, pixel_mm)
+    boxes = partial(Boxes, reach=max(outer for _, outer in rings))
+    whole = boxes(torch.ones_like(inside[:1]))
+    values, squares = boxes(picture * inside), boxes(picture.square() * inside)
+    for ring in rings:
+        within = body.ring(ring)
+        pixels = within.clamp_min(1.0)
+        mean = values.ring(ring) / pixels
+        variance = squares.ring(ring) / pixels - mean.square()
         yield mean
         yield variance.clamp_min(_FLAT).log() / 2 + 2
-        yield body / area
+        yield within / whole.ring(ring)
 
 
 def _spots(picture: torch.Tensor, pixel_mm: float) -> Iterator[torch.Tensor]:
-    spot, (height, width) = _box(picture + 1, 1) / 9 - 1, picture.shape[-2:]
+    spot, (height, width) = Boxes(picture + 1, reach=1).within(1) / 9 - 1, picture.shape[-2:]
     margin = round(max(_AWAY_MM) / pixel_mm)
     wide = pad(spot, (margin,) * 4, value=-1.0)  # air around
     for away_mm in _AWAY_MM:
@@ -102,11 +110,12 @@ def _place(inside: torch.Tensor, pixel_mm: float) -> Iterator[torch.Tensor]:
     yield inside.float().sum(dim=(2, 3), keepdim=True).expand(inside.shape) * (pixel_mm**2 / 36_000)
 
 
-def _density(scored: torch.Tensor, inside: torch.Tensor, pixel_mm: float) -> Iterator[torch.Tensor]:
+def _density(scored: torch.Tensor, inside: torch.Tensor, body: Boxes, pixel_mm: float) -> Iterator[torch.Tensor]:
     """Means of the log density, brought near to -1 to 1."""
-    scored = scored * inside
-    for ring in _in_pixels(_DENSITY_RINGS_MM, pixel_mm):
-        yield (_ring(scored, ring) / _ring(inside, ring).clamp_min(1.0) + 4) / 2
+    scored, rings = scored * inside, _in_pixels(_DENSITY_RINGS_MM, pixel_mm)
+    sums = Boxes(scored, reach=max(outer for _, outer in rings))
+    for ring in rings:
+        yield (sums.ring(ring) / body.ring(ring).clamp_min(1.0) + 4) / 2
     whole = scored.sum(dim=(2, 3), keepdim=True) / inside.sum(dim=(2, 3), keepdim=True).clamp_min(1.0)
     yield ((whole + 4) / 2).expand(inside.shape)
 
@@ -115,14 +124,27 @@ def _in_pixels(rings_mm: tuple[tuple[float, float], ...], pixel_mm: float) -> li
     return [(max(1, round(a / pixel_mm)), max(1, round(b / pixel_mm))) for a, b in rings_mm]
 
 
-def _ring(values: torch.Tensor, ring: tuple[int, int]) -> torch.Tensor:
-    """Sums of (B, 1, h, w) over the pixels from ``ring[0]`` to ``ring[1]`` rows or columns away."""
-    return _box(values, ring[1]) - _box(values, ring[0] - 1)
+class Boxes:
+    """Sums of (B, 1, h, w) over the boxes around each pixel, as differences of running sums that are made once."""
 
+    def __init__(self, values: torch.Tensor, *, reach: int) -> None:
+        """Sum float32 values up; ``reach``: the most rows and columns that a box reaches to either side."""
+        self._reach, (self._height, self._width) = reach, values.shape[-2:]
+        self._running = pad(values.double(), (reach + 1, reach, reach + 1, reach)).cumsum(-1).cumsum(-2)
+        self._of: dict[int, torch.Tensor] = {}
 
-def _box(values: torch.Tensor, reach: int) -> torch.Tensor:
-    """Sums over the pixels at most ``reach`` rows and columns away, as differences of running sums."""
-    side = 2 * reach + 1
-    sums = pad(values.double(), (reach + 1, reach, reach + 1, reach)).cumsum(-1).cumsum(-2)
-    total = sums[..., side:, side:] - sums[..., :-side, side:] - sums[..., side:, :-side] + sums[..., :-side, :-side]
-    return total.float()
+    def within(self, reach: int) -> torch.Tensor:
+        """Sums over the pixels at most ``reach`` rows and columns away, float32 (B, 1, h, w)."""
+        if reach not in self._of:
+            first, behind = self._reach - reach, self._reach + reach + 1
+            (top, bottom), (left, right) = (
+                (slice(first, first + side), slice(behind, behind + side)) for side in (self._height, self._width)
+            )
+            sums = self._running
+            total = sums[..., bottom, right] - sums[..., top, right] - sums[..., bottom, left] + sums[..., top, left]
+            self._of[reach] = total.float()
+        return self._of[reach]
+
+    def ring(self, ring: tuple[int, int]) -> torch.Tensor:
+        """Sums over the pixels from ``ring[0]`` to ``ring[1]`` rows or columns away."""
+        return self.within(ring[1]) - self.within(ring[0] - 1)

@@ -19,11 +19,10 @@ from urllib.parse import quote
 from jinja2 import Environment, StrictUndefined
 
 from klip_monai import __version__
-from klip_monai.case import NOTICE
 from klip_monai.io.atomic import publish
-from klip_monai.io.summary import candidate_in_words
+from klip_monai.io.summary import NOTICE, candidate_in_words
 from klip_monai.output_files import file_names
-from klip_monai.scoring import IDReference
+from klip_monai.scoring import Candidate, IDReference
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.report_figures import Histogram, Threshold
 from klip_monai.screening.report_rows import Row, Rows, Work, script_json
@@ -135,7 +134,7 @@ def _candidates(summary: Path) -> list[str]:
     """The first candidates of a scan in words; none where its summary cannot be read or tells none."""
     try:
         candidates = json.loads(summary.read_text(encoding="utf-8"))["candidates"]
-        return [candidate_in_words(candidate) for candidate in candidates[:_CANDIDATES]]
+        return [candidate_in_words(Candidate.from_json(told)) for told in candidates[:_CANDIDATES]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 

@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from monai.data import MetaTensor
-from monai.transforms import Compose
-from monai.utils import convert_to_dst_type
 
 from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.errors import BundleError, InputError, OutputError, PacsError, known_error
 from klip_monai.io.dicom_files import ListedFiles
 from klip_monai.io.dicomweb import RemoteSeries
 from klip_monai.io.roi import Roi
+from klip_monai.io.summary import Summary
 from klip_monai.prior.precision import precision_of
+from klip_monai.scan import Case, Scorer, save_case
+from klip_monai.scan.opened import Reading
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
 from klip_monai.screening.reasons import group_of, without_names
-from klip_monai.standard import slice_distance
-from klip_monai.transforms import SaveOverlayd
+from klip_monai.slice_batches import Progress
 
 DEFAULT_OUTPUTS = ("seg-nrrd",)
 _writing = threading.Lock()
@@ -48,6 +47,7 @@ class Model:
         overrides: (config id, value) pairs of its inference configuration.
         seed: of measurement noise and sampling.
         outputs: which of :data:`klip_monai.output_files.OUTPUTS` to write.
+        repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
         masks: folder with the region of each series to look at, see :meth:`klip_monai.io.roi.Roi.in_folder`; None
             looks at whole scans.
         threads: CPU threads of torch; None leaves them.
@@ -61,6 +61,7 @@ class Model:
     overrides: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
     outputs: tuple[str, ...] = DEFAULT_OUTPUTS
+    repair: tuple[str, ...] = ()
     masks: Roi | None = None
     threads: int | None = field(default=None, compare=False)
     batch_size: int | None = field(default=None, compare=False)
@@ -179,116 +180,100 @@ def _crash(error: BaseException) -> tuple[str, str]:
     return f"stopped by an unexpected {name}", f"unexpected {name}"
 
 
-class _Scorer:
+class _Opened:
     """A model ready to score, one scan at a time, while others are read and written."""
 
     def __init__(self, model: Model) -> None:
         if model.threads is not None:
             torch.set_num_threads(model.threads)
         overrides = {key: list(value) if isinstance(value, tuple) else value for key, value in model.overrides}
-        overrides |= {"seed": model.seed, "outputs": list(model.outputs)}
         if model.device is not None:
             overrides["device"] = f"$torch.device('{model.device}')"
-        self.model = model
-        workflow = open_workflow(bundle_info(model.root), "inference.json", kind="inference", **overrides)
+        info = bundle_info(model.root)
+        workflow = open_workflow(info, "inference.json", kind="inference", seed=model.seed, **overrides)
         workflow.initialize()
-        names = ("grid", "preprocessing", "postprocessing", "inferer", "network", "device", "settings", "reference")
-        parts = {name: workflow.parser.get_parsed_content(name) for name in names}
-        self._read: Compose = parts["preprocessing"]
-        *finish, save = parts["postprocessing"].transforms
-        if not isinstance(save, SaveOverlayd):
-            raise BundleError(
-                f"bundle {model.root.name}: got {type(save).__name__} as the last transform after scoring, expected "
-                "SaveOverlayd; write the case last"
-            )
-        self._finish, self._save = Compose(finish), save
-        self._grid, self._inferer, self._network, self._device = (
-            parts[name] for name in ("grid", "inferer", "network", "device")
-        )
+        scorer, self.model = Scorer.of(workflow.parser), model
+        assert scorer.reference is not None
+        self.reference = scorer.reference
+        self.scorer = scorer if model.batch_size is None else _in_batches_of(scorer, model.batch_size)
+        self.precision = precision_of(scorer.network, scorer.device)
         self._turn = threading.Lock()
-        info, self.reference = bundle_info(model.root), parts["reference"]
-        self.precision = precision_of(self._network, self._device)
         self.settings = {
             "bundle": info.name,
             "bundle_version": info.version,
             "reference": settings_key(self.reference.describe()),
             "seed": model.seed,
-            "repair": sorted(overrides.get("repair", [])),
+            "repair": sorted(model.repair),
             "outputs": list(model.outputs),
-            **parts["settings"],
+            **scorer.settings,
             **({"roi": model.masks.labels or "all labels"} if model.masks else {}),
         }
 
     def fitting_batch(self) -> int:
         """Slices that fit the device together."""
-        shape, size = self._grid.image_shape, self._inferer.batch_size
-        return slices_per_batch(self._network, shape, self._device, share=self.model.share, default=size)
+        shape, size = self.scorer.grid.image_shape, self.scorer.inferer.batch_size
+        return slices_per_batch(self.scorer.network, shape, self.scorer.device, share=self.model.share, default=size)
 
     def run(self, job: Job, stop: threading.Event | None) -> Outcome:
         """Read, score and write a series; it is at hand all the time, as DICOM outputs take its headers over."""
-        start = time.perf_counter()
-        with _at_hand(job.files) as files:
-            return self._run(replace(job, files=files), stop, start)
-
-    def _run(self, job: Job, stop: threading.Event | None, start: float) -> Outcome:
-        masks = job.model.masks
-        data = self._read({"image": job.files, "roi": masks and masks.in_folder(job.key, job.entry.name)})
-        _rename(data, job)
-        n_slices = int(data["image"].shape[-1])  # a file may store its axes in any order
-        read = time.perf_counter() - start
-        data["pred"], score = self._score(data["image"], job.model, stop)
-        start = time.perf_counter()
-        data = self._finish(data)
-        score += time.perf_counter() - start
-        folder = job.output / case_dir(job.entry.name)
-        with _writing:
-            if stop is not None and stop.is_set():
-                raise Stopped
-            start = time.perf_counter()
-            shutil.rmtree(folder, ignore_errors=True)  # what an earlier try left
-            summary = self._save.into(folder)(data)["summary"]
-            write = time.perf_counter() - start
-        first = next(iter(summary["candidates"]), None)
-        entry = replace(
-            job.entry,
-            state=State.scored,
-            n_slices=n_slices,
-            scan_score=float(summary["scan_score"]),
-            p_value=float(summary["p_value"]),
-            remarks=tuple(summary["remarks"]),
-            volume_ml=dict(summary["volume_ml"]),
-            worst_slice=int(summary["worst"]["voxel"][2]),
-            top_slices=tuple(int(z) for z in summary["worst"]["slices"]),
-            n_candidates=int(summary["candidate_count"]),
-            first_ras_mm=() if first is None else tuple(first["peak_ras_mm"]),
-            first_ml=None if first is None else float(first["volume_ml"]),
-            case_dir=case_dir(job.entry.name),
-            precision=self.precision,
-            read_seconds=read,
-            score_seconds=score,
-            write_seconds=write,
-        )
-        if job.after is not None:
-            job.after(folder, entry)
-        return Outcome(entry, summary["provenance"])
-
-    def _score(self, image: MetaTensor, model: Model, stop: threading.Event | None) -> tuple[torch.Tensor, float]:
-        """Density of standard slices (1, H, W, Z), with what is needed to bring it back, and the seconds it took."""
 
         def check(*_: int) -> None:
             if stop is not None and stop.is_set():
                 raise Stopped
 
-        size = model.batch_size or self._inferer.batch_size
-        inferer = self._inferer.changed(progress=check, batch_size=size * self._inferer.samples)
-        slices = image.as_subclass(torch.Tensor).permute(3, 0, 1, 2).float()
-        apart = slice_distance(image.affine.numpy())
-        with self._turn:  # a scan has the device for itself; meanwhile others are read and written
-            check()
-            start = time.perf_counter()
-            maps = inferer(slices.to(self._device), self._network, slice_mm=apart).cpu()
-            seconds = time.perf_counter() - start
-        return convert_to_dst_type(maps.permute(1, 2, 3, 0).contiguous(), image, dtype=maps.dtype)[0], seconds
+        with _at_hand(job.files) as files:
+            case = self._score(files, job, check)
+            folder = job.output / case_dir(job.entry.name)
+            with _writing:
+                check()
+                start = time.perf_counter()
+                shutil.rmtree(folder, ignore_errors=True)  # what an earlier try left
+                summary = save_case(case, folder, outputs=job.model.outputs).summary
+                write = time.perf_counter() - start
+            entry = replace(
+                scored(job.entry, summary, n_slices=case.slices),
+                precision=self.precision,
+                read_seconds=case.seconds["read"],
+                score_seconds=case.seconds["score"],
+                write_seconds=write,
+            )
+            if job.after is not None:
+                job.after(folder, entry)
+            return Outcome(entry, summary.provenance.to_json())
+
+    def _score(self, files: ListedFiles | Path, job: Job, check: Progress) -> Case:
+        masks = job.model.masks
+        roi = masks and masks.in_folder(job.key, job.entry.name)
+        scan = self.scorer.read(files, roi=roi, reading=Reading(repair=job.model.repair))
+        scan.volume.meta |= {"name": job.entry.name, "filename_or_obj": files}
+        if not any(output.startswith("dicom") for output in job.model.outputs):
+            scan.volume.meta["series_uid"] = ""  # a DICOM output needs it to find its study
+        check(0, 0)
+        return self.scorer.score(scan, progress=check, turn=self._turn)
+
+
+def _in_batches_of(scorer: Scorer, slices: int) -> Scorer:
+    return scorer.changed(batch_size=slices * scorer.inferer.sampling.samples)
+
+
+def scored(entry: Entry, summary: Summary, *, n_slices: int) -> Entry:
+    """The entry of a series that was scored, with what its summary says."""
+    first = next(iter(summary.candidates), None)
+    return replace(
+        entry,
+        state=State.scored,
+        n_slices=n_slices,
+        scan_score=summary.scan_score,
+        p_value=summary.p_value,
+        remarks=summary.remarks,
+        volume_ml=dict(summary.volume_ml),
+        worst_slice=summary.worst.voxel[2],
+        top_slices=summary.worst.slices,
+        n_candidates=summary.candidate_count,
+        first_ras_mm=() if first is None else first.peak_ras_mm,
+        first_ml=None if first is None else first.volume_ml,
+        case_dir=case_dir(entry.name),
+    )
 
 
 def _at_hand(files: ListedFiles | Path | RemoteSeries) -> AbstractContextManager[ListedFiles | Path]:
@@ -296,19 +281,11 @@ def _at_hand(files: ListedFiles | Path | RemoteSeries) -> AbstractContextManager
     return files.open() if isinstance(files, RemoteSeries) else nullcontext(files)
 
 
-def _rename(data: dict[Any, Any], job: Job) -> None:
-    """Call the volume by its pseudonym; its UID stays only where a DICOM output needs it to find its study."""
-    for volume in (data["image"], data["source"]):
-        volume.meta |= {"name": job.entry.name, "filename_or_obj": job.files}
-        if not any(output.startswith("dicom") for output in job.model.outputs):
-            volume.meta["series_uid"] = ""
-
-
 _opening = threading.Lock()
-_cached = lru_cache(maxsize=1)(_Scorer)
+_cached = lru_cache(maxsize=1)(_Opened)
 
 
-def _opened(model: Model) -> _Scorer:
+def _opened(model: Model) -> _Opened:
     """The model of this process, opened once; threads that come meanwhile wait."""
     with _opening:
         return _cached(model)

@@ -146,6 +146,7 @@ def local_cluster(processes: int) -> Iterator[DaskWorkers]:
     cores = torch.get_num_threads()  # which OMP_NUM_THREADS bounds; sums are rounded the same by as many threads
     settings = {
         **_SCHEDULER,
+        "distributed.worker.preload": ["klip_monai.cli.libraries"],  # has `dask_setup`
         "distributed.nanny.pre-spawn-environ.OMP_NUM_THREADS": max(1, cores // processes),
         "distributed.nanny.pre-spawn-environ.MKL_NUM_THREADS": max(1, cores // processes),
     }

@@ -11,9 +11,9 @@ from monai.bundle import ConfigParser
 from torch import nn
 
 from klip_monai.errors import BundleError, InputError, OutputError
-from klip_monai.prior.diffusers_import import import_diffusers
-from klip_monai.prior.edm_import import import_edm
-from klip_monai.prior.imported import ImportedPrior
+from klip_monai.prior.foreign.diffusers_import import import_diffusers
+from klip_monai.prior.foreign.edm_import import import_edm
+from klip_monai.prior.foreign.imported import ImportedPrior
 from klip_monai.prior.weights import load_state, save_weights
 from klip_monai.standard import PriorGrid
 

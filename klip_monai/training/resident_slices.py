@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from klip_monai.prior.batches import SeededBatchSampler
+from klip_monai.training.batches import SeededBatchSampler
 from klip_monai.training.slice_set import SliceSet
 
 

@@ -12,6 +12,7 @@ import pytest
 from planted_case import BLOB_PEAK, MARKED_VOXELS, Case, write_case
 
 from klip_monai.io.scene import write_scene
+from klip_monai.io.shown import Shown
 
 SCRIPT = Path(__file__).with_name("slicer_render.py")
 SlicerReport = dict[str, Any]
@@ -36,15 +37,11 @@ def oblique_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
 def planted_scene(oblique_case: Case, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The planted case as a scene."""
     case = oblique_case
+    places = nib.affines.apply_affine(case.affine, MARKED_VOXELS).tolist()
     return write_scene(
         tmp_path_factory.mktemp("scene") / "planted.mrb",
-        case.ct_hu,
-        case.nats,
-        case.labels,
-        case.affine,
+        Shown(case.ct_hu, case.nats, case.labels, case.affine, (0.25 * BLOB_PEAK, BLOB_PEAK), places=places),
         title="planted",
-        scale=(0.25 * BLOB_PEAK, BLOB_PEAK),
-        places=nib.affines.apply_affine(case.affine, MARKED_VOXELS).tolist(),
         lines=["Scan score 0.1 nats per pixel, p = 0.032", "against 30 healthy scans", "Not for diagnosis."],
     )
 

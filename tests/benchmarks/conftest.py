@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from klip_monai.benchmarks import Row, Series, Subject
+from klip_monai.benchmarks.cost import Row
+from klip_monai.benchmarks.series import Series
+from klip_monai.benchmarks.subject import Subject
 from klip_monai.bundle import find_bundle
 
 SMALL = Series(side=64, slices=1, slice_mm=5.0)

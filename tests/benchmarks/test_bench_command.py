@@ -8,16 +8,17 @@ import pytest
 import torch
 from command_line import klip_monai
 
-from klip_monai import benchmarks
-from klip_monai.benchmarks import SECTIONS, Cost, Row
+from klip_monai.benchmarks import NAMES, QUICK, sections
+from klip_monai.benchmarks.cost import Cost, Row
+from klip_monai.cli import bench
 
 
 @pytest.fixture
 def quick_sections(monkeypatch):
     """Sections that measure nothing."""
-    for name in SECTIONS:
+    for name in NAMES:
         row = Row(f"what {name} measures", Cost(0.0123, 1.5), "slice", "a [remark]", {"passes": 8})
-        monkeypatch.setitem(benchmarks.SECTIONS, name, lambda subject, row=row: [row])
+        monkeypatch.setitem(sections.SECTIONS, name, lambda subject, row=row: [row])
 
 
 def test_the_table_has_the_machine_and_the_sections_asked_for(quick_sections, tmp_path):
@@ -38,13 +39,13 @@ def test_the_table_has_the_machine_and_the_sections_asked_for(quick_sections, tm
 def test_the_quick_sections_are_measured_by_default(quick_sections):
     result = klip_monai("bench", "--device", "cpu")
     assert result.returncode == 0, result.stderr
-    named = [name for name in SECTIONS if f"what {name} measures" in result.stdout]
-    assert named == list(benchmarks.QUICK)
+    named = [name for name in NAMES if f"what {name} measures" in result.stdout]
+    assert named == list(QUICK)
 
 
 def test_the_help_names_all_sections():
     text = klip_monai("bench", "--help").stdout
-    assert all(name in text for name in SECTIONS)
+    assert all(name in text for name in NAMES)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ def test_the_help_names_all_sections():
     ],
 )
 def test_bad_input_is_refused_before_the_work(arguments, words, tmp_path, monkeypatch):
-    monkeypatch.setattr(benchmarks, "Subject", None)
+    monkeypatch.setattr(bench, "import_libraries", None)
     result = klip_monai("bench", *arguments, cwd=tmp_path)
     assert result.returncode == 2, result.stderr
     assert result.stderr.strip().count("\n") == 0, result.stderr

@@ -9,9 +9,9 @@ import nibabel as nib
 import pytest
 
 from klip_monai import __version__
-from klip_monai.benchmarks import end_to_end, release_at
+from klip_monai.benchmarks import end_to_end
 from klip_monai.benchmarks.launcher import main as launch
-from klip_monai.benchmarks.processes import THIS, Release, run_python
+from klip_monai.benchmarks.processes import THIS, Release, release_at, run_python
 from klip_monai.errors import InputError
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from klip_monai.benchmarks import QUICK, SECTIONS, sections_of
+from klip_monai.benchmarks import NAMES, QUICK, sections_of
+from klip_monai.benchmarks.sections import SECTIONS
 from klip_monai.benchmarks.subject import SPARSE_VIEW
 from klip_monai.bundle import find_bundle
 from klip_monai.errors import InputError
@@ -50,7 +51,7 @@ def test_stages_are_those_of_a_scan_and_of_a_run(subject, assert_measured):
 
 def test_sections_are_chosen_by_name():
     assert sections_of([]) == list(QUICK)
-    assert sections_of(["all"]) == list(SECTIONS)
+    assert sections_of(["all"]) == list(NAMES) == list(SECTIONS)
     assert sections_of(["crop", "precision", "crop"]) == ["precision", "crop"]
     with pytest.raises(InputError, match=r"section: got levles, expected some of precision, .*, or all"):
         sections_of(["levles"])

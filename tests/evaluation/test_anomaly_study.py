@@ -15,6 +15,7 @@ from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.scan import Scorer
 from klip_monai.standard import PriorGrid
 from klip_monai.training import Group, SliceSet, write_slice_set
 
@@ -41,8 +42,9 @@ def test_anomalies_are_found_by_a_prior_that_knows_the_slices_without_them(folde
     known = [data[i]["image"] for data in (healthy, calibration) for i in range(0, len(data), 2)]
     options = {"smoothing_px": 1.0, "window": (1.0, 0.1), "window_levels": 2, "sampler_levels": 3}
     prior = KnownSlices(torch.stack(known), std=0.05)
+    inferer = KLIPInferer.of(Identity((128, 128)), **options)
     study = run_anomaly_study(
-        prior, {"renoised": KLIPInferer(Identity((128, 128)), **options)},
+        Scorer(prior, inferer, grid=healthy.grid), {"renoised": inferer},
         healthy=healthy, calibration=calibration, stride=2,
     )  # fmt: skip
     assert study.patients == 2
@@ -62,5 +64,6 @@ def test_anomalies_are_found_by_a_prior_that_knows_the_slices_without_them(folde
 
 def test_a_patient_on_both_sides_is_refused(folder):
     healthy = SliceSet(folder, split="test")
+    scorer = Scorer(GaussianDenoiser(), KLIPInferer.of(Identity((128, 128))), grid=healthy.grid)
     with pytest.raises(InputError, match="calibration: got 2 groups of the study itself"):
-        run_anomaly_study(GaussianDenoiser(), {}, healthy=healthy, calibration=SliceSet(folder))
+        run_anomaly_study(scorer, {}, healthy=healthy, calibration=SliceSet(folder))

@@ -125,7 +125,7 @@ def test_tuning_finds_a_setting_and_writes_it_as_an_overlay_of_the_bundle(done):
     assert len(settings) == 6 * 2 * 3 * 3
     assert [s["mean"] for s in settings] == sorted((s["mean"] for s in settings), reverse=True)
     overlay = json.loads((done / "tuned" / "tuned.json").read_text())
-    assert overlay["inferer#window"] == settings[0]["window"]
+    assert overlay["inferer#estimation#window"] == settings[0]["window"]
     assert "| fast |" in (done / "tuned" / "tuning.md").read_text()
 
 
@@ -156,10 +156,10 @@ def test_rows_become_what_they_say(tmp_path):
     fast, paper, mismatch = (study.rows[name].method for name in ("fast", "paper", "mismatch"))
     assert isinstance(fast, Readings)
     assert isinstance(paper, KLIPInferer)
-    assert paper.sampler == PredictorCorrector(levels=6)
+    assert paper.sampling.sampler == PredictorCorrector(levels=6)
     assert isinstance(mismatch, KLIPInferer)
-    assert isinstance(mismatch.data_operator, FinerGrid)
-    assert isinstance(mismatch.noise, PoissonNoise)
+    assert isinstance(mismatch.measured.data_operator, FinerGrid)
+    assert isinstance(mismatch.measured.noise, PoissonNoise)
     assert fast.readings["KLIP"].window == (3.0, 0.25), "that of the configuration"
 
 
@@ -167,7 +167,7 @@ def test_rows_become_what_they_say(tmp_path):
     ("changes", "message"),
     [
         ({"rows": {"a": {"method": "klop"}}}, "rows: a: got method 'klop', expected klip or one of denoising_error"),
-        ({"rows": {"a": {"windows": [1, 2]}}}, r"rows: a: got windows, expected any of operator, estimator"),
+        ({"rows": {"a": {"windows": [1, 2]}}}, r"rows: a: got windows, expected any of operator, noise, data_operator"),
         ({"rows": {"a": {"sampler": "dpm"}}}, "rows: a: got sampler 'dpm', expected one of predictor_corrector"),
         ({"rows": {"a": {"method": "msma", "readings": "ablation"}}}, "got readings, which only the method klip has"),
         ({"rows": {"a": {"data": {"photon": 3}}}}, "rows: a: data: got photon, expected any of kernel, finer, photons"),
@@ -199,7 +199,7 @@ def test_a_patient_on_both_sides_is_refused(tmp_path):
 
 
 def test_the_study_in_the_readme_is_one_of_under_25_lines(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    readme = (Path(__file__).parents[2] / "klip_monai" / "evaluation" / "README.md").read_text()
     text = readme.split("```yaml\n")[1].split("```")[0]
     assert len(text.splitlines()) < 25
     (tmp_path / "study.yaml").write_text(text)

@@ -27,7 +27,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> SliceSet:
 
 
 def inferer(**options) -> KLIPInferer:
-    return KLIPInferer(Identity((64, 64)), **{"sampler_levels": 0, "window_levels": 8, "batch_size": 3, **options})
+    return KLIPInferer.of(Identity((64, 64)), **{"sampler_levels": 0, "window_levels": 8, "batch_size": 3, **options})
 
 
 def test_regions_sum_to_the_body_and_its_bands_to_the_density(data, tmp_path):

@@ -15,9 +15,9 @@ from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.scan import Scorer
 from klip_monai.standard import PriorGrid
 from klip_monai.training import Group, SliceSet, write_slice_set
-from klip_monai.transforms import KLIPScore
 
 GRID = PriorGrid((64, 64), 6.0, body_hu=-140.0)
 
@@ -40,13 +40,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def score(folder: Path) -> KLIPScore:
+def score(folder: Path) -> Scorer:
     reference = SliceSet(folder, split="reference")
     mean = torch.stack([reference[i]["image"] for i in range(len(reference))]).mean(dim=0)
-    inferer = KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=0, lowpass_px=1.0, smoothing_px=1.0)
-    bare = KLIPScore(GaussianDenoiser(mean=mean, std=0.2), inferer, grid=GRID)
+    inferer = KLIPInferer.of(Identity((64, 64)), window_levels=2, sampler_levels=0, lowpass_px=1.0, smoothing_px=1.0)
+    bare = Scorer(GaussianDenoiser(mean=mean, std=0.2), inferer, grid=GRID)
     made = calibrate(bare, set_scans(reference, slices=2), settings={}, description="phantoms")
-    return KLIPScore(bare.network, inferer, grid=GRID, reference=made)
+    return Scorer(bare.network, inferer, grid=GRID, reference=made)
 
 
 def test_healthy_slices_keep_the_promise_and_others_do_not(folder, tmp_path):

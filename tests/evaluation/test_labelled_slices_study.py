@@ -20,8 +20,8 @@ from klip_monai.evaluation.labelled_slices_study import figures_of
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.scan import Scorer
 from klip_monai.standard import PriorGrid
-from klip_monai.transforms import KLIPScore
 
 GRID = PriorGrid((64, 64), 3.0, body_hu=-140.0)
 OPTIONS = {"grid": GRID, "pixel_mm": 3.0}
@@ -140,12 +140,12 @@ def test_organs_that_are_not_marked_beside_their_lesion_are_left_out(folder):
 def test_the_study_scores_in_the_plane_and_reports(folder):
     asked = []
 
-    class Asked(KLIPScore):
-        def on_prior_grid(self, images, body, *, slice_mm=None):
+    class Asked(Scorer):
+        def heatmap(self, images, body, *, slice_mm=None, progress=None):
             asked.append(slice_mm)
-            return super().on_prior_grid(images, body, slice_mm=slice_mm)
+            return super().heatmap(images, body, slice_mm=slice_mm, progress=progress)
 
-    inferer = KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=2, lowpass_z_mm=3.0)
+    inferer = KLIPInferer.of(Identity((64, 64)), window_levels=2, sampler_levels=2, lowpass_z_mm=3.0)
     score = Asked(GaussianDenoiser(std=0.5), inferer, grid=GRID)
     sources = {
         "whole": {"lesion": [LESION], "organ": [ORGAN, LESION], "ignore": [CYST]},

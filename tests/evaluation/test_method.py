@@ -13,7 +13,7 @@ from klip_monai.prior import GaussianDenoiser
 
 
 def test_the_inferer_is_a_method_that_needs_no_fit():
-    method: Method = KLIPInferer(Identity((8, 8)), sampler_levels=0, window_levels=3, smoothing_px=0)
+    method: Method = KLIPInferer.of(Identity((8, 8)), sampler_levels=0, window_levels=3, smoothing_px=0)
     assert isinstance(method, Method)
     assert not isinstance(method, Fitted)
     assert method.passes == 3

@@ -51,8 +51,8 @@ def study():
     prior = KnownSlices(torch.cat(healthy), std=0.05)
     operator = Identity(grid.image_shape)
     rows = {
-        "renoised": KLIPInferer(operator, window_levels=2, sampler_levels=2),
-        "trajectory_unrestricted": KLIPInferer(
+        "renoised": KLIPInferer.of(operator, window_levels=2, sampler_levels=2),
+        "trajectory_unrestricted": KLIPInferer.of(
             operator, estimator="trajectory", window=None, lowpass_px=0.0, sampler_levels=3
         ),
     }
@@ -101,7 +101,7 @@ def test_a_study_without_rows_or_slices_is_refused():
     with pytest.raises(InputError, match="got 0 rows, 100 healthy, 100 lesion and 100 calib"):
         run_phantom_study(GaussianDenoiser(), {}, grid=GRID)
     with pytest.raises(InputError, match="two slices of each kind"):
-        run_phantom_study(GaussianDenoiser(), {"a": KLIPInferer(Identity((32, 32)))}, grid=GRID, lesions=1)
+        run_phantom_study(GaussianDenoiser(), {"a": KLIPInferer.of(Identity((32, 32)))}, grid=GRID, lesions=1)
 
 
 def test_the_bundle_runs_the_study_with_all_rows(tmp_path):

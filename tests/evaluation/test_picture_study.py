@@ -14,9 +14,9 @@ from klip_monai.evaluation import run_picture_study, save_picture_study
 from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
+from klip_monai.scan import Scorer
 from klip_monai.standard import PriorGrid
 from klip_monai.training import Group, SliceSet, write_slice_set
-from klip_monai.transforms import KLIPScore
 
 GRID = PriorGrid((128, 128), 3.0, body_hu=-140.0)
 SEEDS = (1, 2)
@@ -40,11 +40,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def score(folder: Path) -> KLIPScore:
+def score(folder: Path) -> Scorer:
     normal = SliceSet(folder, split="normal")
     prior = KnownSlices(torch.stack([normal[i]["image"] for i in range(4)]), std=0.05)
-    inferer = KLIPInferer(Identity((128, 128)), window=(1.0, 0.1), window_levels=2, sampler_levels=3)
-    return KLIPScore(prior, inferer, grid=GRID)
+    inferer = KLIPInferer.of(Identity((128, 128)), window=(1.0, 0.1), window_levels=2, sampler_levels=3)
+    return Scorer(prior, inferer, grid=GRID)
 
 
 def test_a_class_with_masses_stands_out_and_one_without_does_not(folder, tmp_path):

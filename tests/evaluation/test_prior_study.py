@@ -63,7 +63,7 @@ def test_total_variation_denoises_a_step_better_than_it_was():
 def test_a_prior_that_knows_the_slice_reconstructs_it_best(data):
     images = pick(data, 2)
     operator = make_operator("sparse_view", image_shape=(64, 64), pixel_mm=6.0, views=12)
-    inferer = KLIPInferer(operator, sampler_levels=6, window_levels=2)
+    inferer = KLIPInferer.of(operator, sampler_levels=6, window_levels=2)
     made = reconstructions(GaussianDenoiser(mean=images, std=0.02), inferer, images, tv_weights=[1e-3, 1e-2])
     assert made["posterior sample"].psnr > made["total variation"].psnr > made["filtered back-projection"].psnr
     assert all(0 < quality.ssim <= 1 for quality in made.values())
@@ -73,7 +73,7 @@ def test_the_report_of_a_prior_that_remembers_shows_it(data, tmp_path):
     operator = make_operator("sparse_view", image_shape=(64, 64), pixel_mm=6.0, views=12)
     study = run_prior_study(
         GaussianDenoiser(mean=data[0]["image"], std=0.01),
-        KLIPInferer(operator, sampler_levels=3, window_levels=1),
+        KLIPInferer.of(operator, sampler_levels=3, window_levels=1),
         train=data,
         held_out=data,
         sigmas=[0.2, 1.0],

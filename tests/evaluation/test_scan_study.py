@@ -14,9 +14,9 @@ from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.scan import Scorer
 from klip_monai.scoring import ExpectedDensity, IDReference
 from klip_monai.standard import PriorGrid, standard_slices
-from klip_monai.transforms import KLIPScore
 
 FLAT = ExpectedDensity(1.5, (0.1,), (1.0,), 1.0)
 
@@ -31,9 +31,9 @@ def healthy_twins(grid: PriorGrid, *, scans: int, slices: int) -> KnownSlices:
 @pytest.fixture(scope="module")
 def study():
     grid = PriorGrid()
-    inferer = KLIPInferer(Identity(grid.image_shape), window_levels=2, sampler_levels=2)
+    inferer = KLIPInferer.of(Identity(grid.image_shape), window_levels=2, sampler_levels=2)
     reference = IDReference("key", FLAT, tuple(np.linspace(0.05, 0.3, 39)), 0.25, 0.29, 6, "made up")
-    score = KLIPScore(healthy_twins(grid, scans=2, slices=6), inferer, grid=grid, reference=reference)
+    score = Scorer(healthy_twins(grid, scans=2, slices=6), inferer, grid=grid, reference=reference)
     return run_scan_study(score, scans=2, slices=6)
 
 
@@ -51,7 +51,7 @@ def test_shares_are_those_of_the_p_values(study):
 
 
 def test_no_scans_make_no_study_and_a_reference_is_needed():
-    score = KLIPScore(GaussianDenoiser(), KLIPInferer(Identity((32, 32))), grid=PriorGrid((32, 32)))
+    score = Scorer(GaussianDenoiser(), KLIPInferer.of(Identity((32, 32))), grid=PriorGrid((32, 32)))
     assert run_scan_study(score, scans=0) is None
     with pytest.raises(InputError, match="got 2 scans and no ID reference"):
         run_scan_study(score, scans=2)

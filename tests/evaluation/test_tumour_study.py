@@ -16,9 +16,9 @@ from klip_monai.io import read_volume
 from klip_monai.phantom import Organ, random_scan
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.scan import Scorer
 from klip_monai.scoring import ExpectedDensity, IDReference
 from klip_monai.standard import PriorGrid, resample_mask, standard_slices
-from klip_monai.transforms import KLIPScore
 
 AFFINE = np.array([[0, -2.0, 0, 40], [-2.0, 0, 0, 40], [0, 0, 5.0, 0], [0, 0, 0, 1]])  # of (H, W, Z)
 
@@ -141,14 +141,14 @@ def files(tmp_path_factory):
     return LabelledScan(folder / "ct.nii.gz", folder / "labels.nii.gz", organ=(1, 2), lesion=(2,)), labels, affine
 
 
-class Known(KLIPScore):
+class Known(Scorer):
     """Gives a heat map that is known, and keeps what it was asked."""
 
     def __init__(self, heat, *, grid: PriorGrid) -> None:
-        super().__init__(GaussianDenoiser(), KLIPInferer(Identity(grid.image_shape)), grid=grid)
+        super().__init__(GaussianDenoiser(), KLIPInferer.of(Identity(grid.image_shape)), grid=grid)
         self.heat, self.asked = heat, []
 
-    def on_prior_grid(self, images, body, *, slice_mm=None):
+    def heatmap(self, images, body, *, slice_mm=None, progress=None):
         self.asked.append(slice_mm)
         return self.heat
 
@@ -177,8 +177,8 @@ def test_the_report_has_a_line_for_each_score_and_scan_and_pictures_if_asked_for
     for path, name in ((scan.scan, "one_ct.nii.gz"), (scan.labels, "one_labels.nii.gz")):
         (tmp_path / name).write_bytes(path.read_bytes())
     scans = labelled_scans(tmp_path, organ=(1, 2), lesion=(2,))
-    inferer = KLIPInferer(Identity((64, 64)), window_levels=2, sampler_levels=2)
-    score = KLIPScore(GaussianDenoiser(std=0.5), inferer, grid=PriorGrid((64, 64), 6.0))
+    inferer = KLIPInferer.of(Identity((64, 64)), window_levels=2, sampler_levels=2)
+    score = Scorer(GaussianDenoiser(std=0.5), inferer, grid=PriorGrid((64, 64), 6.0))
     study = run_tumour_study({"in the plane": score, "wide": score}, scans, pictures=True)
     save_tumour_study(study, tmp_path / "out", provenance={"bundle": "toy"})
     text = (tmp_path / "out" / "tumour_study.md").read_text()
@@ -221,7 +221,7 @@ def test_a_folder_without_pairs_is_refused(files, tmp_path):
 
 def test_labels_on_another_grid_and_scans_without_lesions_are_refused(files, tmp_path):
     scan, labels, affine = files
-    score = KLIPScore(GaussianDenoiser(), KLIPInferer(Identity((64, 64))), grid=PriorGrid((64, 64), 6.0))
+    score = Scorer(GaussianDenoiser(), KLIPInferer.of(Identity((64, 64))), grid=PriorGrid((64, 64), 6.0))
     moved = affine.copy()
     moved[0, 3] += 5
     nib.save(nib.Nifti1Image(labels, moved), tmp_path / "moved.nii.gz")

@@ -29,9 +29,9 @@ from klip_monai.inferer import KLIPInferer
 from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.scan import Scorer
 from klip_monai.standard import PriorGrid
 from klip_monai.training import Group, write_slice_set
-from klip_monai.transforms import KLIPScore
 
 GRID = PriorGrid((48, 48), 4.0, body_hu=-140.0)
 KINDS = {"tumours": VolumeTumours(radius_mm=(10, 16)), "stars": VolumeStars(radius_mm=(10, 16))}
@@ -62,13 +62,13 @@ class CountingPrior:
 
 def inferer(**settings) -> KLIPInferer:
     options = {"window_levels": 2, "sampler_levels": 0, "lowpass_px": 1.0, "smoothing_px": 1.0, "null": "none"}
-    return KLIPInferer(Identity(GRID.image_shape), **options | settings)
+    return KLIPInferer.of(Identity(GRID.image_shape), **options | settings)
 
 
-def scores(prior) -> dict[str, KLIPScore]:
+def scores(prior) -> dict[str, Scorer]:
     return {
-        "plane": KLIPScore(prior, inferer(), grid=GRID),
-        "space": KLIPScore(prior, inferer(lowpass_z_mm=4.0, smoothing_z_mm=4.0), grid=GRID),
+        "plane": Scorer(prior, inferer(), grid=GRID),
+        "space": Scorer(prior, inferer(lowpass_z_mm=4.0, smoothing_z_mm=4.0), grid=GRID),
     }
 
 
@@ -161,19 +161,19 @@ def test_remembered_passes_give_the_same_map(name, sharp):
     scan = stack()
     prior = CountingPrior(KnownSlices(scan.images, std=0.1))
     score = scores(prior)[name]
-    score = KLIPScore(prior, score.inferer.changed(sharp=sharp), grid=GRID)
+    score = Scorer(prior, score.inferer.changed(sharp=sharp), grid=GRID)
     ill, _ = VolumeTumours(radius_mm=(12, 12))(scan, np.random.default_rng(1))
     ill[0] = -1.0  # a slice of air
-    expected = score.on_prior_grid(ill, scan.body, slice_mm=5.0)
+    expected = score.heatmap(ill, scan.body, slice_mm=5.0)
     healthy: dict = {}
-    remembering(score, healthy).on_prior_grid(scan.images, scan.body, slice_mm=5.0)
+    remembering(score, healthy).heatmap(scan.images, scan.body, slice_mm=5.0)
     known = len(healthy)
     memory = ChainMap({}, healthy)
-    heat = remembering(score, memory).on_prior_grid(ill, scan.body, slice_mm=5.0)
+    heat = remembering(score, memory).heatmap(ill, scan.body, slice_mm=5.0)
     assert torch.allclose(heat, expected, rtol=1e-4, atol=1e-6)
     assert len(healthy) == known == len(scan)
     asked = prior.asked
-    again = remembering(score, memory).on_prior_grid(ill, scan.body, slice_mm=5.0)
+    again = remembering(score, memory).heatmap(ill, scan.body, slice_mm=5.0)
     assert prior.asked == asked, "no pass"
     assert torch.equal(again, heat)
 
@@ -181,9 +181,9 @@ def test_remembered_passes_give_the_same_map(name, sharp):
 def test_settings_that_read_the_same_moves_share_their_passes():
     def asked(**changes) -> int:
         prior = CountingPrior(KnownSlices(stack().images, std=0.1))
-        both = {"one": KLIPScore(prior, inferer(), grid=GRID)}
+        both = {"one": Scorer(prior, inferer(), grid=GRID)}
         if changes:
-            both["two"] = KLIPScore(prior, inferer(**changes), grid=GRID)
+            both["two"] = Scorer(prior, inferer(**changes), grid=GRID)
         run_volume_study(both, volumes(1), kinds=KINDS, lesions=1)
         return prior.asked
 
@@ -197,7 +197,7 @@ def test_a_bundle_s_score_is_made_under_each_setting_with_its_reference(tmp_path
     weights.write_bytes(b"0")
     parts = {"network": GaussianDenoiser(), "inferer": inferer(), "grid": GRID, "weights": weights}
     made = scores_by_settings({"a": {}, "b": {"lowpass_z_mm": 3.0}}, **parts, id_references=tmp_path)
-    assert [score.inferer.lowpass_z_mm for score in made.values()] == [0.0, 3.0]
+    assert [score.inferer.reading.lowpass_z_mm for score in made.values()] == [0.0, 3.0]
     assert all(score.reference is None for score in made.values())
     with pytest.raises(BundleError, match="none of the 0 in"):
         scores_by_settings({"c": {"null": "contrast"}}, **parts, id_references=tmp_path)
@@ -254,7 +254,7 @@ def test_scans_that_are_not_there_and_impossible_numbers_are_refused(slice_set, 
 
 
 def test_a_study_of_nothing_and_scores_of_other_slices_are_refused():
-    one = {"one": KLIPScore(GaussianDenoiser(), inferer(), grid=GRID)}
+    one = {"one": Scorer(GaussianDenoiser(), inferer(), grid=GRID)}
     with pytest.raises(InputError, match="got 0 scores"):
         run_volume_study({}, volumes(1))
     with pytest.raises(InputError, match="and 0 lesions of each"):
@@ -263,6 +263,6 @@ def test_a_study_of_nothing_and_scores_of_other_slices_are_refused():
         run_volume_study(one, [])
     with pytest.raises(InputError, match="none of 1 has room"):
         run_volume_study(one, volumes(1), kinds={"huge": VolumeStars(radius_mm=(90, 90))}, lesions=1)
-    other = {"other": KLIPScore(GaussianDenoiser(), inferer(), grid=PriorGrid((48, 48), 5.0))}
+    other = {"other": Scorer(GaussianDenoiser(), inferer(), grid=PriorGrid((48, 48), 5.0))}
     with pytest.raises(InputError, match="score 'other': got one of PriorGrid"):
         run_volume_study(other, volumes(1))

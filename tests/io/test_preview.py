@@ -9,6 +9,7 @@ from matplotlib.image import imread
 
 from klip_monai.errors import InputError
 from klip_monai.io.preview import write_preview, write_sinogram_preview
+from klip_monai.io.shown import Shown
 
 SHAPE = (48, 40, 20)
 AFFINE = np.array([[-4.0, 0, 0, 94], [0, -4.0, 0, 78], [0, 0, 8.0, -76], [0, 0, 0, 1.0]])
@@ -25,17 +26,13 @@ def draw(path: Path, *, affine: np.ndarray = AFFINE, **changes: Any) -> np.ndarr
     ct, heatmap, labels = scan()
     values = {"volume_hu": ct, "heatmap": heatmap, "labels": labels, **changes}
     scale = values.pop("scale", (0.0, 0.1))
+    arrays = (values[name] for name in ("volume_hu", "heatmap", "labels"))
     write_preview(
         path,
-        values["volume_hu"],
-        values["heatmap"],
-        values["labels"],
-        affine,
+        Shown(*arrays, affine, scale, places=values.get("places", ())),
         title="Synthetic",
-        scale=scale,
         thresholds=(0.03, 0.06),
         lines=["Scan score 0.1 nats per pixel"],
-        places=values.get("places", ()),
     )
     return imread(path)[..., :3]
 

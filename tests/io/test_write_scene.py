@@ -20,9 +20,11 @@ from klip_monai.errors import InputError
 from klip_monai.io.mrml import scene_mrml
 from klip_monai.io.preview_geometry import PreviewScan
 from klip_monai.io.scene import write_scene
+from klip_monai.io.shown import Shown
 
 SHAPE, WORST = (12, 10, 6), (3, 7, 4)
-SHOWN: dict[str, Any] = {"title": "case", "scale": (0.01, 0.05), "lines": ["score 1", "not for diagnosis"]}
+SCALE = (0.01, 0.05)
+TOLD: dict[str, Any] = {"title": "case", "lines": ["score 1", "not for diagnosis"]}
 
 
 def scan(affine: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -39,7 +41,7 @@ def nodes(path: Path) -> list[ElementTree.Element]:
 
 def test_scene_holds_the_scan_on_its_own_grid(tmp_path: Path) -> None:
     ct, heatmap, labels, affine = scan()
-    with ZipFile(write_scene(tmp_path / "case.mrb", ct, heatmap, labels, affine, **SHOWN)) as archive:
+    with ZipFile(write_scene(tmp_path / "case.mrb", Shown(ct, heatmap, labels, affine, SCALE), **TOLD)) as archive:
         archive.extractall(tmp_path)
     for name, values in (("ct", ct), ("heatmap", heatmap)):
         image = nib.load(tmp_path / "scene" / "Data" / f"{name}.nii.gz")
@@ -50,7 +52,7 @@ def test_scene_holds_the_scan_on_its_own_grid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("places", [[], [(1.0, 2.0, 3.0)]])
 def test_every_file_and_node_that_is_referred_to_exists(tmp_path: Path, places: list[tuple[float, ...]]) -> None:
-    path = write_scene(tmp_path / "case.mrb", *scan(), places=places, **SHOWN)
+    path = write_scene(tmp_path / "case.mrb", Shown(*scan(), SCALE, places=places), **TOLD)
     found = nodes(path)
     identifiers = [node.attrib["id"] for node in found]
     assert len(set(identifiers)) == len(identifiers)
@@ -65,7 +67,9 @@ def test_every_file_and_node_that_is_referred_to_exists(tmp_path: Path, places: 
 def test_whole_hounsfield_units_take_two_bytes_and_others_stay_exact(tmp_path: Path) -> None:
     for shift, kind in ((0.0, np.int16), (0.25, np.float32), (40_000.0, np.float32)):
         ct, *rest = scan()
-        with ZipFile(write_scene(tmp_path / "case.mrb", ct + np.float32(shift), *rest, **SHOWN)) as archive:
+        with ZipFile(
+            write_scene(tmp_path / "case.mrb", Shown(ct + np.float32(shift), *rest, SCALE), **TOLD)
+        ) as archive:
             archive.extract("scene/Data/ct.nii.gz", tmp_path)
         image = nib.load(tmp_path / "scene" / "Data" / "ct.nii.gz")
         assert image.get_data_dtype() == kind
@@ -74,7 +78,7 @@ def test_whole_hounsfield_units_take_two_bytes_and_others_stay_exact(tmp_path: P
 
 def test_places_are_points_in_lps_millimetres_that_no_click_moves(tmp_path: Path) -> None:
     places = [(1.5, -2.0, 3.0), (0.0, 4.25, -5.0)]
-    path = write_scene(tmp_path / "case.mrb", *scan(), places=places, **SHOWN)
+    path = write_scene(tmp_path / "case.mrb", Shown(*scan(), SCALE, places=places), **TOLD)
     with ZipFile(path) as archive:
         (markup,) = json.loads(archive.read("scene/Data/candidates.mrk.json"))["markups"]
     assert (markup["type"], markup["coordinateSystem"], markup["locked"]) == ("Fiducial", "LPS", True)
@@ -85,16 +89,18 @@ def test_places_are_points_in_lps_millimetres_that_no_click_moves(tmp_path: Path
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, second = (write_scene(tmp_path / name, *scan(), **SHOWN).read_bytes() for name in ("a.mrb", "b.mrb"))
+    first, second = (
+        write_scene(tmp_path / name, Shown(*scan(), SCALE), **TOLD).read_bytes() for name in ("a.mrb", "b.mrb")
+    )
     assert first == second
 
 
 def test_titles_and_texts_with_markup_and_other_scripts_come_back(tmp_path: Path) -> None:
-    shown = SHOWN | {"title": 'a<b>&"c" \u00e4', "lines": ["p < 0.05 & more", "two"]}
-    found = nodes(write_scene(tmp_path / "case.mrb", *scan(), **shown))
+    told = TOLD | {"title": 'a<b>&"c" \u00e4', "lines": ["p < 0.05 & more", "two"]}
+    found = nodes(write_scene(tmp_path / "case.mrb", Shown(*scan(), SCALE), **told))
     text = next(node for node in found if node.tag == "Text")
-    assert text.attrib["text"].splitlines() == shown["lines"]
-    assert text.attrib["name"] == f"{shown['title']} summary"
+    assert text.attrib["text"].splitlines() == told["lines"]
+    assert text.attrib["name"] == f"{told['title']} summary"
 
 
 @given(
@@ -110,7 +116,7 @@ def test_slices_run_along_the_voxel_axes_through_the_worst_voxel(
     affine[:3, :3] = Rotation.from_euler("xyz", angles, degrees=True).as_matrix() * spacing
     affine[:3, 0] *= -1 if mirrored else 1
     affine[:3, 3] = 30.0, -40.0, 500.0
-    found = ElementTree.fromstring(scene_mrml(PreviewScan(*scan()[:3], affine), unit="nats", **SHOWN))
+    found = ElementTree.fromstring(scene_mrml(PreviewScan(*scan()[:3], affine), unit="nats", scale=SCALE, **TOLD))
     worst = affine @ [*WORST, 1.0]
     for view in found.iter("Slice"):
         matrix = np.array(view.attrib["sliceToRAS"].split(), float).reshape(4, 4)
@@ -128,11 +134,11 @@ def test_sheared_axes_and_what_does_not_fit_are_refused(tmp_path: Path) -> None:
     sheared[1, 2] = 1.0
     path = tmp_path / "case.mrb"
     with pytest.raises(InputError, match="not perpendicular"):
-        write_scene(path, ct, heatmap, labels, sheared, **SHOWN)
+        Shown(ct, heatmap, labels, sheared, SCALE)
     with pytest.raises(InputError, match=r"ending in \.mrb"):
-        write_scene(tmp_path / "case.zip", ct, heatmap, labels, affine, **SHOWN)
+        write_scene(tmp_path / "case.zip", Shown(ct, heatmap, labels, affine, SCALE), **TOLD)
     with pytest.raises(InputError, match="one \\(X, Y, Z\\) for all three"):
-        write_scene(path, ct[1:], heatmap, labels, affine, **SHOWN)
+        Shown(ct[1:], heatmap, labels, affine, SCALE)
     with pytest.raises(InputError, match="low below high"):
-        write_scene(path, ct, heatmap, labels, affine, **SHOWN | {"scale": (1.0, 1.0)})
+        Shown(ct, heatmap, labels, affine, (1.0, 1.0))
     assert not path.exists()

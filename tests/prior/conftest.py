@@ -11,7 +11,8 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch.utils.data import DataLoader, Dataset
 
-from klip_monai.prior import (
+from klip_monai.prior import UNetDenoiser
+from klip_monai.training import (
     BatchAugment,
     EDMLoss,
     EDMPrepareBatch,
@@ -21,7 +22,6 @@ from klip_monai.prior import (
     SeededBatchSampler,
     TimeBudget,
     TrainingCheckpoint,
-    UNetDenoiser,
 )
 
 

@@ -12,7 +12,7 @@ import torch
 from klip_monai.bundle import find_reference
 from klip_monai.errors import BundleError, InputError
 from klip_monai.scoring import ContextNull, HealthyScan, IDReference, Places, with_sharp
-from klip_monai.scoring.surroundings import FEATURES, surroundings
+from klip_monai.scoring.surroundings import FEATURES, Boxes, surroundings
 
 SHAPE, PIXEL_MM = (64, 64), 3.0
 
@@ -107,6 +107,37 @@ def test_a_lesion_stands_out_as_much_as_before(null):
     ]
     gain = (maps[1] / maps[0])[10, 0, 31, 31]
     assert float(gain) == pytest.approx(5, rel=0.15)
+
+
+def test_a_slice_gets_the_same_bits_alone_as_among_others(null):
+    scan = healthy(82, slices=5)
+    body = scan.body.clone()
+    body[1:, ..., :40] = False  # bodies of two sizes
+    body[3] = False
+    body[3, 0, 30, 30:32] = True  # and one of two pixels
+    seen = {"images": scan.images, "body": body, "noise_left": scan.noise_left}
+    together = null.heatmap(scan.density, **seen)
+    for n in range(5):
+        alone = null.heatmap(scan.density[n : n + 1], **{name: values[n : n + 1] for name, values in seen.items()})
+        assert torch.equal(alone[0], together[n])
+
+
+def test_beside_the_body_contrast_alone_counts(null):
+    scan = healthy(83, slices=3)
+    body = scan.body.clone()
+    body[..., 30:] = False
+    heat = null.heatmap(scan.density, scan.images, body=body, noise_left=scan.noise_left)
+    by_contrast = null.contrast.heatmap(scan.density, scan.images)
+    torch.testing.assert_close(heat[..., 1:, 31:], by_contrast[..., 1:, 31:])
+    assert (heat[..., 20:40, 30] != by_contrast[..., 20:40, 30]).any(), "places beside the edge are interpolated from"
+
+
+@pytest.mark.parametrize("reach", [0, 2, 7])
+def test_sums_over_boxes_are_those_of_their_pixels(reach):
+    values = torch.rand(2, 1, 12, 9, generator=torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(values.double(), (reach,) * 4)
+    windows = padded.unfold(2, 2 * reach + 1, 1).unfold(3, 2 * reach + 1, 1)
+    torch.testing.assert_close(Boxes(values, reach=7).within(reach), windows.sum(dim=(-1, -2)).float())
 
 
 def test_strength_zero_changes_nothing(null):

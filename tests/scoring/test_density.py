@@ -194,6 +194,13 @@ def test_slices_are_smoothed_apart():
     assert not smoothed[2].any()
 
 
+@pytest.mark.parametrize("side", [20, 256])
+def test_many_slices_are_smoothed_as_each_by_itself_to_the_last_bit(side):
+    maps = noise(5, 2, side, side - 3)
+    each = torch.cat([smooth(maps[n : n + 1], sigma_px=3.0) for n in range(len(maps))])
+    assert torch.equal(smooth(maps, sigma_px=3.0), each)
+
+
 def noisy_step(*, slices: int, response: float, lesion: float = 0.0, seed: int = 0) -> Step:
     """A move that follows the drawn noise, as that of a denoiser does, with a lesion in the middle."""
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,8 @@ from scipy import ndimage
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
-from klip_monai.scoring import AlongScan, Moves, Window
+from klip_monai.scoring import AlongScan, Moves, SliceMoves, Window
+from klip_monai.scoring.density import Move
 
 SHAPE = (16, 12)
 PRIOR = GaussianDenoiser(std=0.7)
@@ -38,7 +39,7 @@ def scan(slices: int, *, seed: int = 0, shape: tuple[int, int] = SHAPE) -> torch
 
 def inferer(**options) -> KLIPInferer:
     settings = {"operator": Identity(SHAPE), "sampler_levels": 0, "window_levels": 4, "lowpass_px": 2.0}
-    return KLIPInferer(**settings | options)
+    return KLIPInferer.of(**settings | options)
 
 
 @pytest.mark.parametrize("slice_mm", [0.6, 1.5, 5.0])
@@ -110,7 +111,7 @@ def test_density_of_a_gaussian_prior_is_the_closed_form_in_three_dimensions():
     # mean along the scan: 1/2 |W mu|^2 / s^2 + c |W|^2.
     slices, std, noise, draws = 6, 0.7, 0.1, 40
     images = scan(slices, seed=3, shape=(8, 8))
-    one = KLIPInferer(
+    one = KLIPInferer.of(
         Identity((8, 8)),
         noise_std=noise,
         data_std=std,
@@ -143,3 +144,15 @@ def test_what_is_no_distance_of_slices_is_refused(slice_mm):
         AlongScan(3, slice_mm=slice_mm, sigma_mm=3.0)
     with pytest.raises(ValueError, match=f"slice_mm: got {slice_mm}, expected"):
         AlongScan(3, slice_mm=slice_mm, sigma_mm=0.0)
+
+
+@pytest.mark.parametrize("crossed", [False, True])
+@pytest.mark.parametrize("noise_px", [0.0, 6.0, 16.0])
+def test_levels_that_are_read_together_give_the_bits_of_each_by_itself(crossed, noise_px):
+    values = torch.randn(2, 3, 4, 2 + crossed, 24, 20, generator=torch.Generator().manual_seed(0))
+    moves = SliceMoves(values, (0.7, 0.3, 1.1, 0.2), crossed, noise_px, coarser=1)
+    expected = torch.zeros(6, 1, 24, 20)
+    for level, weight in enumerate(moves.weights):
+        move, *rest = values[:, :, level].flatten(0, 1).split(1, dim=1)
+        expected += weight * Move(move, rest[0] if crossed else move, rest[-1], 1).squared(noise_px)
+    assert torch.equal(moves.density().flatten(0, 1), expected[:, 0].clamp_min(0))

@@ -15,6 +15,8 @@ from screened import PROVENANCE, reference, screened
 
 from klip_monai.errors import OutputError
 from klip_monai.io.preview import write_preview
+from klip_monai.io.shown import Shown
+from klip_monai.scoring import Candidate
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.report import write_report
 from klip_monai.screening.thumbnail import HEIGHT, WIDTH, thumbnail
@@ -140,7 +142,7 @@ def test_a_thumbnail_is_the_worst_slice_of_the_preview(tmp_path):
     preview = tmp_path / "s_preview.png"
     scan = np.full(shape, 40.0, np.float32)
     affine = np.diag([5.0, 5.0, 60.0, 1.0])
-    write_preview(preview, scan, heat, labels, affine, title="s", scale=(0.1, 0.9), thresholds=(0.5, 0.9))
+    write_preview(preview, Shown(scan, heat, labels, affine, (0.1, 0.9)), title="s", thresholds=(0.5, 0.9))
     url = thumbnail(preview)
     picture = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/webp;base64,"))))
     assert picture.size == (WIDTH, HEIGHT)
@@ -169,7 +171,8 @@ def test_only_the_highest_scans_have_pictures(tmp_path):
 
 def test_the_first_candidates_of_the_highest_scans_are_listed(tmp_path):
     def found(n: int, *, q: float | None) -> dict:
-        return {"slice": n, "peak_ras_mm": [-9.6, 20.2, n], "volume_ml": n / 2, "p": 0.02 * n, "q": q}
+        place = (-9.6, 20.2, float(n))
+        return Candidate(n, (1, 2, n), place, place, n / 2, place, 1.0, 1.0, 1, 0.02 * n, q).to_json()
 
     for name, candidates in (("s3", [found(n, q=0.1) for n in range(1, 6)]), ("s2", [found(7, q=None)]), ("s0", [])):
         (tmp_path / name).mkdir()

@@ -142,7 +142,7 @@ def test_crashes_are_told_by_their_kind_alone(job, monkeypatch):
     def crash(*_):
         raise MemoryError("/data/Smith") if crash.memory else KeyError("Smith")
 
-    monkeypatch.setattr(scorer._Scorer, "run", crash)
+    monkeypatch.setattr(scorer._Opened, "run", crash)
     for crash.memory, group in ((True, "out of memory"), (False, "unexpected KeyError")):
         outcome = score_one(job)
         assert outcome.entry.state is State.failed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from screen_runs import screen, screen_command
 
-from klip_monai.screening import engine, session
+from klip_monai.screening import engine, session, workers
 from klip_monai.screening.discovery import ArchiveIndex
 from klip_monai.screening.entry import State
 from klip_monai.screening.kill_study import begins, contents, workers_of
@@ -54,6 +55,12 @@ def test_a_killed_process_and_a_killed_worker_leave_what_an_undisturbed_run_leav
     assert not list(tmp_path.rglob(".klip-staging*"))
 
 
+def test_a_worker_process_has_its_libraries_frozen_as_the_command_has():
+    with workers.local_cluster(1) as cluster:
+        (frozen,) = cluster._client.run(gc.get_freeze_count).values()
+    assert frozen > 100_000
+
+
 @pytest.mark.parametrize("when", ["done", "started"])
 def test_a_worker_that_hangs_is_started_anew_and_its_scans_get_another_try(
     screened, archive, quick_bundle, tmp_path, monkeypatch, when
@@ -84,11 +91,11 @@ def cluster(tmp_path) -> Iterator[Path]:
     """Scheduler file of a Dask cluster that was started as the recipes say: a scheduler and two workers."""
     file = tmp_path / "scheduler.json"
     dask = [sys.executable, "-m", "dask"]
-    where = ["--scheduler-file", str(file), "--no-dashboard"]
+    where, preload = ["--scheduler-file", str(file), "--no-dashboard"], ["--preload", "klip_monai.cli.libraries"]
     env = os.environ | {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
     commands = [
         [*dask, "scheduler", *where, "--host", "127.0.0.1", "--port", "0"],
-        [*dask, "worker", *where, "--nworkers", "2", "--nthreads", "1", "--local-directory", str(tmp_path)],
+        [*dask, "worker", *where, "--nworkers", "2", "--nthreads", "1", "--local-directory", str(tmp_path), *preload],
     ]
     processes = []
     try:

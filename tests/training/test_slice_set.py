@@ -14,9 +14,16 @@ from torch.utils.data import DataLoader
 
 from klip_monai.errors import InputError
 from klip_monai.phantom import random_scan
-from klip_monai.prior import SeededBatchSampler
 from klip_monai.standard import PriorGrid, standard_slices
-from klip_monai.training import Group, ResidentSlices, SliceSet, read_manifest, scan_groups, write_slice_set
+from klip_monai.training import (
+    Group,
+    ResidentSlices,
+    SeededBatchSampler,
+    SliceSet,
+    read_manifest,
+    scan_groups,
+    write_slice_set,
+)
 
 GRID = PriorGrid((64, 64), 6.0, body_hu=-140.0)
 

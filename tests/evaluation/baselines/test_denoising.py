@@ -28,7 +28,7 @@ def test_the_error_is_the_weighted_sum_of_bias_and_noise():
 
 def test_klip_becomes_the_denoising_error_where_the_measurement_leaves_nothing_open():
     images, options = slices(2), {"window": (1.0, 0.1), "window_levels": 6, "draws": 100, "lowpass_px": 1.0}
-    klip = KLIPInferer(Identity(SHAPE), sampler_levels=0, noise_std=1e-4, smoothing_px=0, **options)
+    klip = KLIPInferer.of(Identity(SHAPE), sampler_levels=0, noise_std=1e-4, smoothing_px=0, **options)
     torch.testing.assert_close(DenoisingError(**options)(images, NETWORK), klip(images, NETWORK), rtol=0.3, atol=0.02)
 
 

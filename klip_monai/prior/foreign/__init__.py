@@ -1,0 +1,1 @@
+"""Checkpoints of other programs: diffusers, EDM, Patch Diffusion and PaDIS."""

@@ -78,7 +78,8 @@ def healthy_scans(folder: str | Path) -> Iterator[MetaTensor]:
         InputError: for a scan that cannot be read; a reference with holes would promise a wrong false-alarm rate.
     """
     for path in sorted(Path(folder).iterdir()):
-        yield read_volume(path)
+        if not path.name.startswith(("._", ".DS_Store")):  # companions that macOS leaves
+            yield read_volume(path)
 
 
 def set_scans(data: SliceSet, *, slices: int | None = None) -> Iterator[Scan]:

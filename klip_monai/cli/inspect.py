@@ -9,21 +9,23 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from klip_monai.cli.options import Repair, RepairOption, app, out
+from klip_monai.cli.options import Repair, RepairOption, app, err, out
 
 _COLOURS = {"usable": "green", "usable after repair": "yellow", "refused": "red"}
 
 
 @app.command()
 def inspect(
-    path: Annotated[Path, typer.Argument(help="Folder, DICOMDIR, zip or tar archive with DICOM files.")],
+    path: Annotated[Path, typer.Argument(help="Folder, DICOMDIR, zip or tar, or a NIfTI, NRRD or MetaImage file.")],
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table as JSON, too.")] = None,
     repair: RepairOption = None,
 ) -> None:
     """List the series under a path and say which can be scored; shows no names or IDs of patients."""
     from klip_monai.io import index_series
+    from klip_monai.io.kinds import DAMAGED, summed
 
-    index = index_series(path, fill_gaps=Repair.gaps in (repair or []))
+    with err.status("reading"):
+        index = index_series(path, fill_gaps=Repair.gaps in (repair or []))
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for title in ("series", "", "description", "slices", "mm", "orientation", "kernel", "contrast", "verdict"):
         table.add_column(title, overflow="fold")
@@ -34,9 +36,9 @@ def inspect(
         verdict = f"[{colour}]{info.verdict}[/{colour}]{escape(reason)}"
         table.add_row(info.name, escape(info.modality), *map(escape, words), verdict)
     out.print(table)
-    left = dict(index.passed_over) | ({"damaged": index.damaged} if index.damaged else {})
+    left = dict(index.passed_over) | ({DAMAGED: index.damaged} if index.damaged else {})
     if left:
-        out.print("passed over: " + ", ".join(f"{count} x {escape(what)}" for what, count in left.items()))
+        out.print("passed over: " + escape(summed(left.items())), soft_wrap=True)
     if json is not None:
         from klip_monai.io.strict_json import write_json
 

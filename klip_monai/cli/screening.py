@@ -49,7 +49,7 @@ from klip_monai.errors import InputError
 
 if TYPE_CHECKING:
     from klip_monai.screening.entry import Entry
-    from klip_monai.screening.found import FoundSeries, SeriesFilter
+    from klip_monai.screening.found import ArchiveCounts, FoundSeries, SeriesFilter
     from klip_monai.screening.plan import Plan
     from klip_monai.screening.scorer import Model
     from klip_monai.screening.session import Series
@@ -232,10 +232,19 @@ def _archive(archives: list[str], output: Path, key_file: Path | None, **wanted:
                 map(Path, archives),
                 progress=lambda files, series: status.update(f"{files} files, {series} series so far"),
             )
+        _print_passed_over(index.counts())
         if key_file is not None:
             write_key_file(key_file, index.series(filters))
     with ArchiveIndex(output / INDEX) as index:
         yield lambda: index.series(filters)
+
+
+def _print_passed_over(counts: ArchiveCounts) -> None:
+    """Say what in the archive is no image, and what cannot be looked into."""
+    from klip_monai.io.kinds import summed
+
+    if left := {**counts.passed_over, **counts.damaged}:
+        err.print(f"passed over: {escape(summed(sorted(left.items())))}", soft_wrap=True)
 
 
 def _in_pacs(addresses: list[str], filters: SeriesFilter) -> list[FoundSeries]:

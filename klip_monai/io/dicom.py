@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +16,13 @@ from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import DicomFiles, ListedFiles
 from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
 from klip_monai.io.dicom_pixels import check_rescale, iter_stored, numbers, quiet_pydicom, to_hu
-from klip_monai.io.dicom_scan import (
-    Scan,
-    describe,
-    n_frames,
-    phase_tag,
-    scan_headers,
-    text,
-)
+from klip_monai.io.dicom_scan import Lost, Scan, describe, scan_headers
+from klip_monai.io.dicom_volumes import SAME_TAGS, n_frames, phase_tag, tag_between, text, value_of
+from klip_monai.io.kinds import ADVICE, CLOSED, VOLUME, summed
 from klip_monai.io.names import pseudonym
 
 _MAX_LISTED = 8
+_GIVE = "give the scan's folder, or the .nii.gz or .nrrd file itself"
 _SHOWN = 120  # letters of a value in a message
 _MAX_SIDE = 8192  # pixels: the largest CT matrices have 2048
 
@@ -81,27 +77,69 @@ def read_ct_series(
     with DicomFiles(path) as files:
         scan = scan_headers(files)
         key = _choose(scan, path, series_uid)
+        if isinstance(path, ListedFiles) and path.series_uid and path.series_uid != key.partition("#")[0]:
+            raise InputError(
+                f"{path}: got files of another series than when they were listed, expected those; look through the "
+                "archive again"
+            )
         label = f"series {key[:_SHOWN]}" if key and isinstance(path, Path) else str(path)
-        headers = scan.volumes[key]
-        grid = plan_series(headers, label, fill_gaps=fill_gaps)
-        slices, seen = np.empty(0, dtype=np.float32), set[int]()
-        for index, stored in enumerate(iter_stored(headers, files, label)):
-            if not index:  # only now is it sure that a slice has the size that the header says
-                slices = _reserve((grid.n_slices, *stored.shape), label)
-            header, place = headers[index], int(grid.places[index])
-            hu = to_hu(stored, header, f"{label}, {_name(header)}")
-            if place in seen and not np.array_equal(slices[place], hu):
-                raise InputError(
-                    f"{label}: got 2 different slices at an occupied position, {_name(header)} and one before it, "
-                    "expected one slice a position; keep one phase, reconstruction or copy in the folder"
-                )
-            slices[place] = hu
-            seen.add(place)
-            if progress is not None:
-                progress(index + 1, len(headers))
+        series = read_scanned(files, scan, key, label=label, fill_gaps=fill_gaps, progress=progress)
+        return replace(series, repairs=(*series.repairs, *_elsewhere(scan)))
+
+
+def read_scanned(
+    files: DicomFiles,
+    scan: Scan,
+    key: str,
+    *,
+    label: str,
+    fill_gaps: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CTSeries:
+    """Read one volume of files whose headers are known: what this refuses is no scan, for every command.
+
+    Args:
+        files: the files, open.
+        scan: their headers.
+        key: of the volume in ``scan.volumes``.
+        label: what the error messages call it.
+        fill_gaps: as for :func:`read_ct_series`.
+        progress: likewise.
+
+    Raises:
+        InputError: another modality, files that may be its slices and cannot be read, an irregular or mixed geometry,
+            pixels that cannot be decoded, or values that are not HU.
+    """
+    headers = scan.volumes[key]
+    uid = key.partition("#")[0]
+    if (modality := text(headers[0], "Modality")) != "CT":
+        raise InputError(f"{label}: got modality {modality[:_SHOWN] or 'not given'}, expected CT; only CT has HU")
+    _require_whole(scan.lost.get(uid, ()), label)
+    grid = plan_series(headers, label, fill_gaps=fill_gaps)
+    slices, seen = np.empty(0, dtype=np.float32), set[int]()
+    for index, stored in enumerate(iter_stored(headers, files, label)):
+        if not index:  # only now is it sure that a slice has the size that the header says
+            slices = _reserve((grid.n_slices, *stored.shape), label)
+        header, place = headers[index], int(grid.places[index])
+        hu = to_hu(stored, header, f"{label}, {_name(header)}")
+        if place in seen and not np.array_equal(slices[place], hu):
+            raise InputError(
+                f"{label}: got 2 different slices at an occupied position, {_name(header)} and one before it, "
+                "expected one slice a position; keep one phase, reconstruction or copy in the folder"
+            )
+        slices[place] = hu
+        seen.add(place)
+        if progress is not None:
+            progress(index + 1, len(headers))
     names = tuple(dict.fromkeys(header.source.name for header in headers))
-    frame, uid = text(headers[0], "FrameOfReferenceUID"), key.partition("#")[0]
-    return CTSeries(grid.fill(slices).transpose(2, 1, 0), grid.affine, uid, grid.repairs, names, frame)
+    return CTSeries(
+        grid.fill(slices).transpose(2, 1, 0),
+        grid.affine,
+        uid,
+        (*grid.repairs, *scan.remarks.get(key, ())),
+        names,
+        text(headers[0], "FrameOfReferenceUID"),
+    )
 
 
 def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = False) -> SeriesGrid:
@@ -132,6 +170,22 @@ def plan_series(headers: Sequence[Dataset], label: str, *, fill_gaps: bool = Fal
     return grid
 
 
+def _require_whole(lost: Sequence[Lost], label: str) -> None:
+    """Refuse a series that may have lost slices, if only at its ends, where no gap tells."""
+    if lost:
+        what = summed(Counter(one.what for one in lost).most_common())
+        raise InputError(
+            f"{label}: got {what} among its files, first {Path(lost[0].name).name!r}, expected complete DICOM files; "
+            "copy them again, or move them elsewhere if they are none of its slices"
+        )
+
+
+def _elsewhere(scan: Scan) -> tuple[str, ...]:
+    """What is said of files that could not be looked into, and of which nobody knows the series."""
+    closed = Counter({what: scan.passed_over[what] for what in CLOSED}) + Counter(one.what for one in scan.damaged)
+    return (f"not looked into: {summed(closed.most_common())}, of unknown series",) if closed else ()
+
+
 def _reserve(shape: tuple[int, ...], label: str) -> npt.NDArray[np.float32]:
     """Memory for all slices, (slices, rows, columns)."""
     try:
@@ -145,11 +199,6 @@ def _reserve(shape: tuple[int, ...], label: str) -> npt.NDArray[np.float32]:
 
 def _choose(scan: Scan, path: Path | ListedFiles, series_uid: str | None) -> str:
     """Pick the one CT series that is meant, or say what is there instead."""
-    if scan.damaged:
-        raise InputError(
-            f"{path}: got {len(scan.damaged)} damaged or incomplete DICOM file(s), first "
-            f"{Path(scan.damaged[0]).name!r}, expected complete files; copy them again or remove them from the folder"
-        )
     found = scan.volumes
     ct = {key: headers for key, headers in found.items() if text(headers[0], "Modality") == "CT"}
     if series_uid is not None:
@@ -165,11 +214,12 @@ def _choose(scan: Scan, path: Path | ListedFiles, series_uid: str | None) -> str
             )
         return chosen[0]
     if not found:
-        others = ", ".join(f"{count} x {what}" for what, count in scan.passed_over.most_common()) or "no file"
-        raise InputError(
-            f"{path}: got {others}, expected the DICOM files of a CT series; "
-            "give the scan's folder, or the .nii.gz or .nrrd file itself"
+        others = (
+            scan.passed_over + Counter({VOLUME: len(scan.volume_files)}) + Counter(one.what for one in scan.damaged)
         )
+        way_out = next((ADVICE[what] for what in ADVICE if what in others), _GIVE)
+        there = summed(others.most_common()) or "no file"
+        raise InputError(f"{path}: got {there}, expected the DICOM files of a CT series; {way_out}")
     if not ct:
         raise InputError(f"{path}: got {_list(found)}, expected a CT series; only CT has Hounsfield units")
     if len(ct) > 1:
@@ -194,7 +244,10 @@ def _grid(headers: Sequence[Dataset], label: str, *, fill_gaps: bool) -> SeriesG
             f"{label}: got a slice of {largest} rows or columns, expected at most {_MAX_SIDE}; export the series again"
         )
     _require_same("Rows x Columns", [f"{header.Rows} x {header.Columns}" for header in headers], label)
-    _require_same("FrameOfReferenceUID", [text(header, "FrameOfReferenceUID") for header in headers], label)
+    for tag in ("FrameOfReferenceUID", *SAME_TAGS):
+        _require_same(tag, [value_of(header, tag) for header in headers], label)
+    if len({text(header, "PatientID") for header in headers}) > 1:
+        raise InputError(f"{label}: got slices of several patients, expected one PatientID; keep those of one patient")
     spacing = np.array([numbers(header, "PixelSpacing", count=2, label=label) for header in headers])
     orientation = np.array([numbers(header, "ImageOrientationPatient", count=6, label=label) for header in headers])
     positions = np.array([numbers(header, "ImagePositionPatient", count=3, label=label) for header in headers])
@@ -226,8 +279,14 @@ def _require_same(
 
 def _list(volumes: Mapping[str, Sequence[Dataset]]) -> str:
     """Name the series of a message, the first few of many."""
-    shown = "; ".join(describe(key, headers) for key, headers in list(volumes.items())[:_MAX_LISTED]) or "none"
-    return shown + (f"; and {len(volumes) - _MAX_LISTED} more" if len(volumes) > _MAX_LISTED else "")
+    parts: dict[str, list[Dataset]] = {}
+    for key, headers in volumes.items():
+        parts.setdefault(key.partition("#")[0], []).append(headers[0])
+    shown = "; ".join(
+        describe(key, headers, tag_between(parts[key.partition("#")[0]]))
+        for key, headers in list(volumes.items())[:_MAX_LISTED]
+    )
+    return (shown or "none") + (f"; and {len(volumes) - _MAX_LISTED} more" if len(volumes) > _MAX_LISTED else "")
 
 
 def _name(header: Dataset) -> str:

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -20,6 +20,11 @@ from pydicom.multival import MultiValue
 
 from klip_monai.errors import InputError
 from klip_monai.io.claims import MAX_RATIO, is_bomb
+from klip_monai.io.folders import walk
+from klip_monai.io.formats import FILE_FORMATS, suffix_of
+from klip_monai.io.kinds import BAD_ARCHIVE, ENCRYPTED, LINK, NOT_THERE, START_BYTES, UNLISTED, begins_like_archive
+
+Readable = BinaryIO | io.BufferedIOBase | io.RawIOBase
 
 HEADER_BYTES = 64 * 2**20
 """A header may unpack to so much; that of an enhanced CT of thousands of frames takes a few MB."""
@@ -61,11 +66,13 @@ class DicomFile:
         name: path below the folder or inside the archive, for messages.
         path: the file on disk, or the archive it is packed in.
         member: its place in the archive; None for a file on disk.
+        problem: why it cannot be read, in the words of :mod:`klip_monai.io.kinds`; it is not opened then.
     """
 
     name: str
     path: Path
     member: Member | None = None
+    problem: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -78,10 +85,12 @@ class ListedFiles:
     Attributes:
         name: what outputs and messages call them.
         files: the files, in any order; their names should not tell who the patient is.
+        series_uid: SeriesInstanceUID that they had when they were listed; empty if they had none.
     """
 
     name: str
     files: tuple[DicomFile, ...]
+    series_uid: str = ""
 
     def __str__(self) -> str:
         return self.name
@@ -90,12 +99,12 @@ class ListedFiles:
 class DicomFiles:
     """The files under a path, in the order they are fastest to read in; a context manager.
 
-    Nothing is written to disk: members of archives are read as streams, so their names lead nowhere. Links, devices,
-    encrypted members and archives in archives are not opened.
+    Nothing is written to disk: members of archives are read as streams, so their names lead nowhere. Devices, links in
+    archives, encrypted members and archives in archives are not opened.
 
     Args:
-        source: folder (searched with its subfolders), DICOMDIR, zip or tar archive (also gzip, bzip2, xz), one file, or
-            files listed one by one.
+        source: folder (searched with its subfolders, those that links lead to, and the archives in them), DICOMDIR, zip
+            or tar archive (also gzip, bzip2, xz), one file, or files listed one by one.
 
     Raises:
         InputError: an archive that is damaged, or unpacks to more than 200 times its size; a DICOMDIR that is damaged.
@@ -124,10 +133,8 @@ class DicomFiles:
 
     @property
     def in_order(self) -> bool:
-        """Whether the files must be opened one at a time and in their order: a compressed tar is one stream."""
-        if isinstance(self.path, ListedFiles):
-            return any(file.member is not None and file.member.streamed for file in self.path.files)
-        return bool(self._tars)
+        """Whether the files can only be listed one at a time while they are opened: a tar is one stream."""
+        return isinstance(self.path, Path) and self.path in self._tars
 
     def __iter__(self) -> Iterator[DicomFile]:
         if isinstance(self.path, ListedFiles):
@@ -173,12 +180,33 @@ class DicomFiles:
         return self._tars[path]
 
     def _walk(self, folder: Path) -> Iterator[DicomFile]:
-        for root, folders, names in os.walk(folder):
-            folders.sort()
-            for name in sorted(names):
-                path = Path(root, name)
-                if path.is_file():  # a named pipe would block the reader
-                    yield DicomFile(path.relative_to(folder).as_posix(), path)
+        root = folder.resolve()
+        for listing in walk(root):
+            if listing.problem:
+                yield DicomFile(_below(listing.path, root), Path(listing.path), problem=UNLISTED)
+            for entry in listing.entries:
+                path = Path(listing.path, entry.name)
+                yield from self._packed_in(path, DicomFile(_below(str(path), root), path))
+
+    def _packed_in(self, path: Path, file: DicomFile) -> Iterator[DicomFile]:
+        """The members of an archive in a folder; the file itself if it is none."""
+        if suffix_of(path) in FILE_FORMATS or not _begins_like_archive(path):
+            yield file
+            return
+        try:
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    members = list(self._zip_members(path, archive))
+            elif tarfile.is_tarfile(path):
+                if path in self._tars:
+                    self._tars.pop(path).close()  # read from the start again
+                members = list(self._tar_members(path, self._open_tar(path)))
+            else:
+                members = [file]
+        except (*_DAMAGE, InputError):
+            members = [replace(file, problem=BAD_ARCHIVE)]
+        for member in members:
+            yield member if member.member is None else replace(member, name=f"{file.name}/{member.name}")
 
     def _referenced(self, directory: Path) -> Iterator[DicomFile]:
         """Files that a DICOMDIR names (PS3.10, 8.6), if they lie below it; letter case may differ on disk."""
@@ -190,22 +218,26 @@ class DicomFiles:
                 f"{directory}: got a damaged DICOMDIR, expected a complete one; give the folder itself"
             ) from error
         root = directory.parent.resolve()
-        for parts in named:
-            for path in (root.joinpath(*parts), root.joinpath(*(part.lower() for part in parts))):
+        for parts in filter(None, named):
+            name, path = "/".join(parts), root.joinpath(*parts)
+            for there in (path, root.joinpath(*(part.lower() for part in parts))):
                 # Path.is_file fails on names longer than a file system allows.
-                if parts and os.path.isfile(path) and path.resolve().is_relative_to(root):
-                    yield DicomFile("/".join(parts), path)
+                if os.path.isfile(there) and there.resolve().is_relative_to(root):
+                    yield DicomFile(name, there)
                     break
+            else:
+                yield DicomFile(name, path, problem=NOT_THERE)
 
     def _zip_members(self, path: Path, archive: zipfile.ZipFile) -> Iterator[DicomFile]:
         members = archive.infolist()
         self._check_size(path, len(members), sum(member.file_size for member in members))
         for member in members:
-            if not member.filename.endswith("/") and not member.flag_bits & 1:
+            if not member.filename.endswith("/"):
                 place = Member(
                     member.header_offset, member.file_size, member.compress_type, member.compress_size, member.CRC
                 )
-                yield DicomFile(str(PurePosixPath(member.filename)), path, place)
+                problem = ENCRYPTED if member.flag_bits & 1 else ""
+                yield DicomFile(str(PurePosixPath(member.filename)), path, place, problem)
 
     def _tar_members(self, path: Path, archive: tarfile.TarFile) -> Iterator[DicomFile]:
         total = count = 0
@@ -215,9 +247,10 @@ class DicomFiles:
                 archive.members.clear()  # type: ignore[attr-defined]  # or the headers of all members stay in memory
                 total, count = total + member.size, count + 1
                 self._check_size(path, count, total)
-                if member.isreg() and not member.issparse():
+                if not member.isdir():
                     place = Member(member.offset_data, member.size, streamed=streamed)
-                    yield DicomFile(str(PurePosixPath(member.name)), path, place)
+                    problem = "" if member.isreg() and not member.issparse() else LINK
+                    yield DicomFile(str(PurePosixPath(member.name)), path, place, problem)
         except _DAMAGE as error:
             raise self._damaged() from error
 
@@ -245,6 +278,19 @@ def is_archive(path: Path) -> bool:
         return zipfile.is_zipfile(path) or tarfile.is_tarfile(path)
     except _DAMAGE:
         return True
+
+
+def _begins_like_archive(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return begins_like_archive(file.read(START_BYTES))
+    except OSError:
+        return False
+
+
+def _below(path: str, root: Path) -> str:
+    """Path below a folder, with / on every system; from there to where a link leads."""
+    return Path(os.path.relpath(path, root)).as_posix()
 
 
 def _on_disk(path: Path) -> DicomFile:

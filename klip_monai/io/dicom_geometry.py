@@ -113,7 +113,7 @@ def series_grid(
             f"{label}: got {repeats} slice(s) at an occupied position, and {len(distinct)} elsewhere, expected at "
             f"least {MIN_SLICES} slices of one volume; give the folder with the whole series"
         )
-    repairs = [f"{repeats} repeated slice(s) dropped, if their pixels are the same"] if repeats else []
+    repairs = [f"{repeats} repeated slice(s) of the same pixels dropped"] if repeats else []
     direction, tilt = _slice_direction(distinct, normal, label)
     expected = distinct[places] - positions
     if np.linalg.norm(expected, axis=1).max() > POSITION_TOLERANCE_MM:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from io import BufferedIOBase, RawIOBase
 from typing import Any, BinaryIO, cast
 
 from pydicom import dcmread
 from pydicom.charset import convert_encodings, decode_bytes
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from klip_monai.io.dicom_scan import Header
-
-Readable = BinaryIO | BufferedIOBase | RawIOBase
+from klip_monai.io.dicom_files import Readable
+from klip_monai.io.dicom_volumes import Header
+from klip_monai.io.kinds import begins_like_dicom
 
 HEAD_BYTES = 16 * 2**10
 """So much of a file is read at first; the tags of most images lie within."""
@@ -29,8 +28,14 @@ _TAGS = {
     0x00080060: "Modality",
     0x0008103E: "SeriesDescription",
     0x00180015: "BodyPartExamined",
+    0x00180050: "SliceThickness",
+    0x00180060: "KVP",
+    0x00181210: "ConvolutionKernel",
     0x0020000E: "SeriesInstanceUID",
+    0x00200012: "AcquisitionNumber",
     0x00200032: "ImagePositionPatient",
+    0x00200100: "TemporalPositionIdentifier",
+    0x00209241: "NominalPercentageOfCardiacPhase",
     0x00280008: "NumberOfFrames",
     0x00280010: "Rows",
     0x00280011: "Columns",
@@ -65,7 +70,7 @@ def read_head(stream: Readable) -> Header | None:
         Exception: a damaged header; pydicom raises many types.
     """
     data = stream.read(HEAD_BYTES) or b""
-    if data[128:132] != b"DICM":
+    if not begins_like_dicom(data):
         return None
     for wanted, more in ((HEAD_BYTES, _MORE_BYTES), (HEAD_BYTES + _MORE_BYTES, 0)):
         complete = len(data) < wanted
@@ -76,7 +81,7 @@ def read_head(stream: Readable) -> Header | None:
                 break
             data += stream.read(more) or b""
     stream.seek(0)
-    return dcmread(cast(BinaryIO, stream), stop_before_pixels=True, specific_tags=list(_TAGS.values()))
+    return dcmread(cast(BinaryIO, stream), force=True, stop_before_pixels=True, specific_tags=list(_TAGS.values()))
 
 
 def parse_head(data: bytes, *, complete: bool) -> Mapping[str, Any]:
@@ -92,6 +97,8 @@ def parse_head(data: bytes, *, complete: bool) -> Mapping[str, Any]:
     Raises:
         Exception: more bytes, or pydicom, are needed.
     """
+    if data[128:132] != b"DICM":
+        raise _NotPlainError
     meta: dict[int, bytes] = {}
     start = _elements(data, 132, explicit=True, last=0x0002FFFF, wanted=(_MEDIA_SOP_CLASS, _TRANSFER_SYNTAX), into=meta)
     syntax = meta.get(_TRANSFER_SYNTAX, b"").rstrip(b"\0 ").decode("ascii")

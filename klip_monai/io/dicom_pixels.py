@@ -16,7 +16,15 @@ import numpy.typing as npt
 from pydicom import Dataset, dcmread
 from pydicom.encaps import generate_frames
 from pydicom.pixels import iter_pixels
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import (
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+)
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles
@@ -138,10 +146,15 @@ def frame_headers(header: Dataset, files: DicomFiles) -> list[Dataset]:
     Returns:
         One dataset a frame with the tags of the file, and its own geometry, phase and rescale, in file order; `frame`
         is its number in the file, from 0.
+
+    Raises:
+        ValueError: the file has another number of frames than it says.
     """
     with files.open(header.source, limit=HEADER_BYTES) as stream:
-        image = dcmread(stream, stop_before_pixels=True)
+        image = dcmread(stream, force=True, stop_before_pixels=True)
     frames = []
+    if len(image.PerFrameFunctionalGroupsSequence) != int(header.get("NumberOfFrames") or 1):
+        raise ValueError("frames without a place")
     for number, per_frame in enumerate(image.PerFrameFunctionalGroupsSequence):
         frame = Dataset()
         frame.update(header)
@@ -179,6 +192,11 @@ def iter_stored(headers: Sequence[Dataset], files: DicomFiles, label: str) -> It
                 if stored.shape != (header.Rows, header.Columns):
                     raise ValueError(f"decoded to {stored.shape}")
             except Exception as error:  # decoders raise many types; the reason is kept as the cause
+                if isinstance(error, OSError) and error.errno:  # of the disk or the network, not of the file
+                    raise InputError(
+                        f"{label}, {Path(header.filename).name!r}: got no access ({error.strerror}), expected a file "
+                        "that can be read; try again"
+                    ) from error
                 raise InputError(
                     f"{label}, {Path(header.filename).name!r}: got pixels that are cut off or cannot be decoded "
                     f"({_syntax(header)}), expected a complete image; copy the file again or convert it to "
@@ -218,10 +236,20 @@ def to_hu(stored: npt.NDArray[Any], header: Dataset, label: str) -> npt.NDArray[
 def _decode(files: DicomFiles, file: DicomFile, frames: Sequence[int]) -> Iterator[npt.NDArray[Any]]:
     """Stored pixel values of frames of a file, one at a time."""
     with files.open(file) as stream:
-        dataset = dcmread(stream)
+        dataset = dcmread(stream, force=True)
+    _complete_syntax(dataset)
     _require_jpeg_end(dataset)
     compressed = UID(str(dataset.file_meta.TransferSyntaxUID)) in _JPEG_FAMILY
     yield from iter_pixels(dataset, indices=frames, decoding_plugin="pylibjpeg" if compressed else "")
+
+
+def _complete_syntax(dataset: Dataset) -> None:
+    """Put in the transfer syntax that a file without one was parsed by; packed pixels stay unknown."""
+    if dataset.file_meta.get("TransferSyntaxUID") or dataset["PixelData"].is_undefined_length:
+        return
+    implicit, little = dataset.original_encoding
+    plain = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else plain
 
 
 def _require_jpeg_end(dataset: Dataset) -> None:

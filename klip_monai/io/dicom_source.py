@@ -13,6 +13,7 @@ from pydicom import Dataset, dcmread
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import HEADER_BYTES, DicomFiles, ListedFiles
 from klip_monai.io.dicom_pixels import quiet_pydicom
+from klip_monai.io.dicom_volumes import place
 from klip_monai.io.read import FILE_SEPARATOR
 
 _NEEDED = ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "FrameOfReferenceUID")
@@ -43,7 +44,13 @@ def source_headers(volume: MetaTensor) -> list[Dataset]:
     slice_mm = float(abs(np.linalg.det(axes)) / np.prod(np.linalg.norm(axes[:, :2], axis=0)))
     headers: dict[str, Dataset] = {}
     for header in _read(path, names):
-        headers.setdefault(str(header.get("SOPInstanceUID", "")), _completed(header, path, slice_mm))
+        instance = str(header.get("SOPInstanceUID", ""))
+        if instance in headers and place(headers[instance]) != place(header):
+            raise InputError(
+                f"{path}: got several slices under one SOPInstanceUID, expected one each, as a DICOM overlay refers to "
+                "slices by it; leave the DICOM outputs out, or export the series again with its UIDs"
+            )
+        headers.setdefault(instance, _completed(header, path, slice_mm))
     return list(headers.values())
 
 
@@ -76,7 +83,7 @@ def _read(path: Path | ListedFiles, names: Collection[str]) -> list[Dataset]:
             for file in files:
                 if file.name in names:
                     with files.open(file, limit=HEADER_BYTES) as stream:
-                        found.append(dcmread(stream, stop_before_pixels=True))
+                        found.append(dcmread(stream, force=True, stop_before_pixels=True))
     except Exception as error:  # pydicom and the archive modules raise many types on files that have changed
         raise _gone(path) from error
     if len(found) < len(names):

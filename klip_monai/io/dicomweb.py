@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from klip_monai.errors import InputError, OutputError, PacsError
-from klip_monai.io.dicomweb_http import PASSWORD, USER, named_errors, open_client
-from klip_monai.io.dicomweb_store import derived, outcome_of, refusal_in
+from klip_monai.errors import InputError, OutputError, PacsError, printable
+from klip_monai.io.dicomweb_http import PASSWORD, USER, check_is_of, checked_uid, is_whole, named_errors, open_client
+from klip_monai.io.dicomweb_store import derived, doubt_in, outcome_of, refusal_in
 from klip_monai.io.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from requests import Response
 
 _SERIES_URL = re.compile(r"(?P<base>https?://.+?)(/studies/(?P<study>[^/]+)(/series/(?P<series>[^/]+))?)?/?", re.I)
-# Wider than the standard, as archives hold what de-identification made up; still nothing that could leave its place.
-_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 _TAGS = {
     "study_uid": "0020000D",
     "series_uid": "0020000E",
@@ -128,11 +126,11 @@ class Pacs:
 
         Raises:
             InputError: a UID that is none.
-            PacsError: the server cannot be reached, does not let us in, or does not answer as DICOMweb.
+            PacsError: the server cannot be reached, does not let us in, does not answer as DICOMweb, or does not page.
         """
-        study_uid = study_uid and _uid("study_uid", study_uid)
+        study_uid = study_uid and checked_uid("study_uid", study_uid)
         asked = {
-            "SeriesInstanceUID": series_uid and _uid("series_uid", series_uid),
+            "SeriesInstanceUID": series_uid and checked_uid("series_uid", series_uid),
             "Modality": modality,
             "StudyDate": since and f"{since:%Y%m%d}-",
         }
@@ -146,8 +144,13 @@ class Pacs:
                     study_uid, limit=page, offset=offset, fields=_ASKED_FOR, search_filters=search
                 )
                 found = {series.series_uid: series for series in (_remote(self, item, study_uid) for item in items)}
-            # Nothing new: the end, or a server that knows no pages and sends the same again.
             if not found.keys() - before:
+                # The end, or a server that knows no pages and sends the first again: whole if longer than asked for.
+                if found and not series_uid and offset == len(before) <= page:
+                    raise PacsError(
+                        f"{self.url}: got the same {len(before)} series for the first and the second page, and perhaps "
+                        "not all it has, expected pages by offset; give the address of a series, or ask its operator"
+                    )
                 return
             for uid, series in found.items():
                 if uid not in before and _matches(series, wanted, since):
@@ -178,7 +181,7 @@ class Pacs:
 
         Raises:
             InputError: no such series.
-            PacsError: the server cannot be reached, does not let us in, or sent less than it says it has.
+            PacsError: the server cannot be reached, does not let us in, sent less than it has, or something else.
             OutputError: the folder cannot be written to.
         """
         remote = next(self.find_series(study_uid=study_uid, series_uid=series_uid), None)
@@ -186,22 +189,25 @@ class Pacs:
             raise InputError(f"{self.url}: got no such series in this study, expected one; check the address")
         from requests.exceptions import ChunkedEncodingError
 
-        n_fetched = 0
+        n_fetched, complete, written = 0, True, list[Path]()
         for attempt in range(self.retries + 1):
             if attempt:
                 time.sleep(self.backoff * 2 ** (attempt - 1))
+                while written:
+                    written.pop().unlink(missing_ok=True)
             with named_errors(self.url):
                 try:
-                    n_fetched = self._download(remote, Path(folder), progress)
+                    n_fetched, complete = self._download(remote, Path(folder), written, progress)
                 except ChunkedEncodingError:
                     if attempt == self.retries:
                         raise
                     continue
-            if n_fetched >= max(remote.n_instances, 1):
+            if complete and n_fetched >= max(remote.n_instances, 1):
                 return n_fetched
         raise PacsError(
-            f"{self.url}: got {n_fetched} instances of a series of {remote.n_instances}, expected all; try again, or "
-            "ask its operator whether the series is complete"
+            f"{self.url}: got {n_fetched} instances of a series of {remote.n_instances or 'an unknown number'}"
+            f"{'' if complete else ', which the server calls a part'}, expected all; try again, or ask its operator "
+            "whether the series is complete"
         )
 
     def store(self, objects: Iterable[Dataset | str | os.PathLike[str]]) -> int:
@@ -228,10 +234,7 @@ class Pacs:
             try:
                 with named_errors(self.url):
                     outcome = client.store_instances([dataset]) or outcome_of(answers[-1])
-                reason = refusal_in(outcome)
-                # PS3.18 10.5.3: 200 says that all was stored, with the objects named in the body or without.
-                if not reason and answers[-1].status_code != 200 and "ReferencedSOPSequence" not in outcome:
-                    reason = f"it answered {answers[-1].status_code} {answers[-1].reason}"
+                reason = refusal_in(outcome) or doubt_in(outcome, answers[-1], dataset)
             except PacsError as error:
                 reason = (refusal_in(outcome_of(answers[-1])) if answers else "") or str(error)
             if reason:
@@ -255,25 +258,30 @@ class Pacs:
             on_answer=on_answer,
         )
 
-    def _download(self, remote: RemoteSeries, folder: Path, progress: Callable[[int, int], None] | None) -> int:
-        """Write the instances of a series, each once; gives how many."""
-        uids = set[str]()
-        instances = self._client().iter_series(remote.study_uid, remote.series_uid, media_types=_AS_STORED)
-        for dataset in instances:
-            uid = str(dataset.SOPInstanceUID)
-            if uid in uids:
-                continue
-            uids.add(uid)
+    def _download(
+        self, remote: RemoteSeries, folder: Path, written: list[Path], progress: Callable[[int, int], None] | None
+    ) -> tuple[int, bool]:
+        """Write all that the server sends of a series; gives how many instances, and whether it calls that the whole.
+
+        What comes twice is written twice: whether it is the same, the reader tells from the pixels.
+        """
+        answers, uids = list[bool](), set[tuple[str, str]]()
+        client = self._client(lambda answer: answers.append(is_whole(answer)))
+        sent = client.iter_series(remote.study_uid, remote.series_uid, media_types=_AS_STORED)
+        for number, dataset in enumerate(sent, start=1):
+            check_is_of(dataset, remote.study_uid, remote.series_uid, self.url)
+            uids.add((str(dataset.SOPInstanceUID), str(dataset.get("ImagePositionPatient", ""))))
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                dataset.save_as(folder / f"{len(uids):06d}.dcm", enforce_file_format=True)
+                written.append(folder / f"{number:06d}.dcm")
+                dataset.save_as(written[-1], enforce_file_format=True)
             except OSError as error:
                 raise OutputError(
                     f"folder: cannot write a fetched series ({error.strerror}); free some room"
                 ) from error
             if progress is not None:
                 progress(len(uids), max(remote.n_instances, len(uids)))
-        return len(uids)
+        return len(uids), all(answers)
 
 
 @dataclass(frozen=True)
@@ -364,13 +372,6 @@ def series_at(url: str, series_uid: str | None = None) -> RemoteSeries:
     return found[0]
 
 
-def _uid(name: str, value: str) -> str:
-    """A UID, checked, as it becomes part of an address."""
-    if not _UID.fullmatch(value):
-        raise InputError(f"{name}: got {value!r}, expected a DICOM UID, digits and dots; check the address")
-    return value
-
-
 def _remote(pacs: Pacs, item: Mapping[str, Mapping[str, Sequence[Any]]], study_uid: str | None) -> RemoteSeries:
     """A series from the DICOM JSON of a search, which may leave out the study that was searched."""
     text = {name: str((item.get(tag, {}).get("Value") or [""])[0] or "").strip() for name, tag in _TAGS.items()}
@@ -381,19 +382,14 @@ def _remote(pacs: Pacs, item: Mapping[str, Mapping[str, Sequence[Any]]], study_u
         studied = None
     return RemoteSeries(
         pacs=pacs,
-        study_uid=study_uid or _uid("StudyInstanceUID", text["study_uid"]),
-        series_uid=_uid("SeriesInstanceUID", text["series_uid"]),
+        study_uid=study_uid or checked_uid("StudyInstanceUID", text["study_uid"]),
+        series_uid=checked_uid("SeriesInstanceUID", text["series_uid"]),
         modality=text["modality"],
-        description=_printable(text["description"]),
-        body_part=_printable(text["body_part"]),
+        description=printable(text["description"]),
+        body_part=printable(text["body_part"]),
         date=studied,
         n_instances=int(text["n_instances"] or 0),
     )
-
-
-def _printable(text: str) -> str:
-    """Text on one line, without control characters that would act on a terminal."""
-    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
 def _matches(series: RemoteSeries, wanted: Mapping[str, str], since: date | None) -> bool:

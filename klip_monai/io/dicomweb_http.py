@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,16 @@ from klip_monai.errors import InputError, PacsError
 
 if TYPE_CHECKING:
     from dicomweb_client import DICOMwebClient
+    from pydicom import Dataset
     from requests import PreparedRequest, Response
 
 USER, PASSWORD, TOKEN = "KLIP_PACS_USER", "KLIP_PACS_PASSWORD", "KLIP_PACS_TOKEN"
 CA_BUNDLE = "KLIP_PACS_CA_BUNDLE"
 
 _CONNECT_SECONDS = 10.0
+_PARTIAL = 206
+# Wider than the standard, as archives hold what de-identification made up; still nothing that could leave its place.
+_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z._-]{0,63}")
 _BUSY = (408, 429, 502, 503, 504)
 _ADVICE = {
     400: "check the address",
@@ -76,7 +81,14 @@ def open_client(
         raise_on_status=False,
         respect_retry_after_header=False,  # which may ask for hours
     )
-    session = Session()
+
+    class NoDetours(Session):
+        """Sends objects to the server that was named, and to no other: it does not follow where a POST is led."""
+
+        def get_redirect_target(self, resp: Response) -> str | None:
+            return None if resp.request.method == "POST" else super().get_redirect_target(resp)
+
+    session = NoDetours()
     session.auth = _credentials()
     verify = _authorities(ca_bundle)
     session.headers["Accept"] = "application/dicom+json"
@@ -150,6 +162,27 @@ def named_errors(url: str) -> Iterator[None]:
 
 def _silent(host: str) -> PacsError:
     return PacsError(f"{host}: got no answer in time, expected a DICOMweb server; check the address or try again later")
+
+
+def checked_uid(name: str, value: str) -> str:
+    """A UID, checked, as it becomes part of an address."""
+    if not _UID.fullmatch(value):
+        raise InputError(f"{name}: got {value!r}, expected a DICOM UID, digits and dots; check the address")
+    return value
+
+
+def is_whole(answer: Response) -> bool:
+    """Whether a server does not say that it left something out (PS3.18, 8.5: status 206, or warning 299)."""
+    return answer.status_code != _PARTIAL and not answer.headers.get("Warning", "").lstrip().startswith("299")
+
+
+def check_is_of(dataset: Dataset, study_uid: str, series_uid: str, url: str) -> None:
+    """Refuse an image of another series or study than was asked for: it may be another patient's."""
+    if (dataset.get("StudyInstanceUID"), dataset.get("SeriesInstanceUID")) != (study_uid, series_uid):
+        raise PacsError(
+            f"{url}: got an image of another series or study than was asked for, expected that series alone; ask the "
+            "server's operator"
+        )
 
 
 class _Bearer:

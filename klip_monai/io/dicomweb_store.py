@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from pydicom import Dataset
     from requests import Response
 
+_OK = 200
+_DICOM_ANSWERS = ("application/dicom+json", "application/json", "application/dicom+xml", "application/xml", "text/xml")
 # PS3.18 table I.2-2, as far as an operator can do something about them.
 _STORE_FAILURES = {
     0x0110: "it could not process the object",
@@ -59,4 +61,17 @@ def refusal_in(outcome: Dataset) -> str:
     for failure in outcome.get("FailedSOPSequence") or ():
         code = int(failure.get("FailureReason") or 0)
         return f"{_STORE_FAILURES.get(code, 'it does not say why')}, code {code:04X}"
+    return ""
+
+
+def doubt_in(outcome: Dataset, answer: Response, sent: Dataset) -> str:
+    """Why an answer without a refusal does not say that an object was stored; empty if it does (PS3.18, 10.5.3)."""
+    named = [str(item.get("ReferencedSOPInstanceUID", "")) for item in outcome.get("ReferencedSOPSequence") or ()]
+    if named:
+        return "" if str(sent.SOPInstanceUID) in named else "it names another object as stored"
+    if answer.status_code != _OK:
+        return f"it answered {answer.status_code} {answer.reason}"
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if answer.content and kind not in _DICOM_ANSWERS:
+        return f"it answered with {kind or 'something'} instead of a DICOM result"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from klip_monai.errors import InputError
 
@@ -20,7 +20,7 @@ _ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _EXPECTED = "a folder with one CT series (DICOM), or a .nii, .nii.gz, .nrrd, .nhdr, .mha or .mhd file"
 
 
-def suffix_of(path: Path) -> str:
+def suffix_of(path: PurePath) -> str:
     """Lower-case format suffix: two parts for .nii.gz, none for dots that belong to the name (1.2.840...)."""
     name = path.name.lower()
     known = (*FILE_FORMATS, ".dcm", ".ima", *_ARCHIVES)
@@ -50,10 +50,14 @@ def format_of(path: Path, *, series_uid: str | None = None) -> str:
                 f"series_uid: got {series_uid!r} with {path.name!r}, expected it with DICOM only; leave it out"
             )
         return file_format
-    from pydicom.misc import is_dicom
-
     from klip_monai.io.dicom_files import is_archive
+    from klip_monai.io.kinds import DICOM, NOT_DICOM, START_BYTES, kind_of
 
-    if not (is_dicom(path) or is_archive(path)):
-        raise InputError(f"path: got file {str(path)!r} of no known format, expected {_EXPECTED}; convert it first")
+    with path.open("rb") as file:
+        what = kind_of(file.read(START_BYTES), path.name)
+    if what != DICOM and not is_archive(path):
+        raise InputError(
+            f"path: got file {str(path)!r} of no known format{'' if what == NOT_DICOM else f' ({what})'}, expected "
+            f"{_EXPECTED}; convert it first"
+        )
     return "dicom"

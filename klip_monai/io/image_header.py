@@ -16,6 +16,7 @@ from klip_monai.io.claims import MAX_RATIO, check_claim
 
 _HEADER_BYTES = 2**20
 _FIELD_BYTES = 500  # ITK copies fields that it cannot read into buffers of fixed size
+_REMARK_BYTES = 30_000  # it keeps values of unknown fields of MetaImage up to 32,768
 _MAX_AXES = 10
 _FARTHEST_MM = 1e6
 _NRRD_PLACES = ("spacings", "spacedirections", "spaceorigin", "measurementframe", "axismins", "axismaxs", "thicknesses")
@@ -23,6 +24,20 @@ _META_PLACES = (
     *("TransformMatrix", "Rotation", "Orientation", "Offset", "Position", "Origin"),
     *("CenterOfRotation", "ElementSpacing", "ElementSize"),
 )
+# MetaImage has several names for each of these.
+_META_SYNONYMS = (
+    ("TransformMatrix", "Rotation", "Orientation"),
+    ("ElementSpacing", "ElementSize"),
+    ("Offset", "Position", "Origin"),
+)
+_META_FIELDS = (
+    *("NDims", "DimSize", "ElementType", "ElementNumberOfChannels", "ElementDataFile", "HeaderSize", "Modality"),
+    *("CompressedData", "CompressedDataSize", "BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "Color"),
+    *("ObjectType", "ObjectSubType", "Name", "ID", "ParentID", "Comment", "AcquisitionDate", "TransformType"),
+    *("AnatomicalOrientation", "DistanceUnits", "SequenceID", "ElementMin", "ElementMax", "ElementOriginalType"),
+    *_META_PLACES,
+)
+_MM = ("mm", "millimeter", "millimeters", "millimetre", "millimetres", "", "?")
 _NRRD_BYTES = {
     **dict.fromkeys(("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"), 1),
     **dict.fromkeys(("short", "short int", "signed short", "signed short int", "int16", "int16_t"), 2),
@@ -63,6 +78,8 @@ def check_nrrd(path: Path, *, max_ratio: int = MAX_RATIO) -> None:
             name, _, value = _plain(line, path).partition(":")
             fields[name.strip().lower().replace(" ", "")] = value.strip()
     _check_places(path, [fields.get(name, "") for name in _NRRD_PLACES])
+    if "spaceunits" in fields:
+        _check_units(path, re.findall(r'"([^"]*)"', fields["spaceunits"]) or fields["spaceunits"].split())
     _check_data(
         path,
         axes=fields.get("dimension", ""),
@@ -85,9 +102,22 @@ def check_meta_image(path: Path, *, max_ratio: int = MAX_RATIO) -> None:
         InputError: one of them is missing or makes no sense, or there is less data than they say.
     """
     fields: dict[str, str] = {}
-    for line in _header(path, rb"ElementDataFile[^\n]*\n").splitlines():
-        name, _, value = _plain(line, path).partition("=")
-        fields[name.strip()] = value.strip()
+    for line in _header(path, rb"ElementDataFile[^\n]*\n").split("\n"):
+        name, _, value = line.rstrip("\r").partition("=")
+        if name.strip() in _META_FIELDS or len(line) > _REMARK_BYTES or len(name) > _FIELD_BYTES // 2:
+            _plain(line.rstrip("\r"), path)
+            fields[name.strip()] = value.strip()
+    missing = [names[0] for names in _META_SYNONYMS if not any(name in fields for name in names)]
+    if missing:
+        raise InputError(
+            f"{path}: got a header without {', '.join(missing)}, expected the full place in space: the side of the "
+            "body would be a guess; save it again from 3D Slicer with the original series"
+        )
+    for names in (_META_SYNONYMS[0], _META_SYNONYMS[2]):
+        given = {name: " ".join(fields[name].split()) for name in names if name in fields}
+        if len(set(given.values())) > 1:
+            raise InputError(f"{path}: got {', '.join(given)} that differ, expected one of them; remove the wrong one")
+    _check_units(path, [fields.get("DistanceUnits", "")])
     _check_places(path, [fields.get(name, "") for name in _META_PLACES])
     data_file = fields.get("ElementDataFile", "")
     _check_data(
@@ -106,10 +136,11 @@ def _header(path: Path, end: bytes) -> str:
     with path.open("rb") as file:
         start = file.read(_HEADER_BYTES)
     found = re.search(end, start)
+    header = start[: found.end() if found else None]
     try:
-        return start[: found.end() if found else None].decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: got a header that is no text, expected lines of text; save it again") from error
+        return header.decode("utf-8")
+    except UnicodeDecodeError:  # of remarks, which may be in any code; those of the fields that count are checked
+        return header.decode("latin-1")
 
 
 def _plain(line: str, path: Path) -> str:
@@ -119,6 +150,13 @@ def _plain(line: str, path: Path) -> str:
             f"{_FIELD_BYTES}; save it again"
         )
     return line
+
+
+def _check_units(path: Path, units: Iterable[str]) -> None:
+    """Refuse lengths that are not in mm: ITK takes them for mm."""
+    others = [unit for unit in units if unit.strip().lower() not in _MM]
+    if others:
+        raise InputError(f"{path}: got lengths in {others[0][:40]!r}, expected mm; rewrite the header in mm")
 
 
 def _check_places(path: Path, values: Iterable[str]) -> None:

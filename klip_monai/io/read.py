@@ -15,26 +15,21 @@ from monai.data import MetaTensor
 from monai.utils import MetaKeys, SpaceKeys
 
 from klip_monai.errors import InputError
+from klip_monai.io.checks import check_volume, read_volume_file
 from klip_monai.io.dicom_pixels import PADDING_HU
 from klip_monai.io.formats import format_of, suffix_of
 from klip_monai.io.names import fingerprint
-from klip_monai.io.source_grid import MAX_AXIS_COSINE, axis_cosines
 
 if TYPE_CHECKING:
     from klip_monai.io.dicom_files import ListedFiles
-
-AIR_HU = -200.0
-"""A CT scan of a body has voxels on both sides of this value: air or lung below, tissue above."""
 
 FILE_SEPARATOR = "\0"
 """No file name can hold it."""
 
 _WHITE = 255.0
 _WINDOW_LIMIT = 32768.0
-_MIN_SIZE = 3
 _WITH_CHANNEL = 4  # axes
 _SHOWN = 120  # letters of a UID in a message
-_MAX_TILT_COSINE = 0.574  # 35 degrees
 _REPAIRS = ("gaps",)
 
 
@@ -88,7 +83,7 @@ def read_volume(
         )
     file_format = format_of(path, series_uid=series_uid) if isinstance(path, Path) else "dicom"
     if isinstance(path, Path) and file_format != "dicom":
-        values, affine = _read_file(path, file_format)
+        values, affine = read_volume_file(path, file_format)
     else:
         from klip_monai.io.dicom import read_ct_series
 
@@ -175,8 +170,7 @@ def _volume(
     """Check values (X, Y, Z) and their affine, and put them with what is known about them."""
     if hu_window is not None:
         values, repairs = _from_window(values, hu_window, meta["format"], label)
-    _check_grid(values.shape, affine, label)
-    _check_hu(values, label)
+    check_volume(values, affine, label)
     known = meta | {
         "series_uid": series_uid,
         "modality": "CT" if meta["format"] == "dicom" else None,
@@ -207,39 +201,6 @@ def _affine_in_memory(volume: torch.Tensor | npt.NDArray[Any], label: str) -> np
     return affine
 
 
-def _read_file(path: Path, file_format: str) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    """Read one volume file; the libraries are imported only for the format that needs them."""
-    if file_format == "nifti":
-        from klip_monai.io.nifti import read_nifti
-
-        return read_nifti(path)
-    from klip_monai.io.nrrd import read_nrrd
-
-    return read_nrrd(path)
-
-
-def _check_grid(shape: tuple[int, ...], affine: npt.NDArray[np.float64], label: str) -> None:
-    """Refuse slivers and grids that neither DICOM nor 3D Slicer could show."""
-    if min(shape) < _MIN_SIZE:
-        raise InputError(
-            f"{label}: got shape {shape}, expected at least {_MIN_SIZE} voxels along X, Y and Z; give the whole scan"
-        )
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or not (spacing > 0).all():
-        raise InputError(
-            f"{label}: got a voxel grid with spacing {spacing.tolist()} mm, expected finite sizes above 0; "
-            "fix the header"
-        )
-    in_plane, cosine = axis_cosines(affine)
-    # A gantry tilts by up to 30 degrees, and leaves the slices themselves right-angled.
-    if in_plane > MAX_AXIS_COSINE or cosine > _MAX_TILT_COSINE:
-        raise InputError(
-            f"{label}: got axes {90 - np.degrees(np.arcsin(min(max(in_plane, cosine), 1.0))):.2f} degrees apart "
-            "(sheared), expected right angles in each slice, and a gantry tilt of at most 35 degrees; resample to a "
-            "right-angled grid first"
-        )
-
-
 def _from_window(
     values: npt.NDArray[np.float32], window: Sequence[float], file_format: str, label: str
 ) -> tuple[npt.NDArray[np.float32], tuple[str, ...]]:
@@ -261,18 +222,3 @@ def _from_window(
     hu = (low + values * ((high - low) / _WHITE)).astype(np.float32)
     hu[values == 0] = PADDING_HU
     return hu, (f"8-bit picture of {low:g} to {high:g} HU mapped back, its black taken for air",)
-
-
-def _check_hu(values: npt.NDArray[np.float32], label: str) -> None:
-    """Refuse values that cannot be Hounsfield units; minimum and maximum also carry NaN and infinity."""
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise InputError(
-            f"{label}: got NaN or infinite voxels, expected finite HU; set voxels outside the scan to -1024"
-        )
-    if not low < AIR_HU < high:
-        raise InputError(
-            f"{label}: got values from {low:g} to {high:g}, which are not HU: expected air below and tissue above "
-            f"{AIR_HU:g}; convert again from the original CT series without windowing or normalising, or say which HU "
-            "an 8-bit picture shows with --hu-window"
-        )

@@ -7,35 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from nibabel.orientations import io_orientation
 
 from klip_monai.errors import InputError
-
-# DICOM and NIfTI round direction cosines to about 1e-6; 1e-4 is 0.05 mm at the end of a 500 mm axis.
-MAX_AXIS_COSINE = 1e-4
-"""Largest cosine between voxel axes that count as perpendicular."""
-
-
-def axis_cosines(affine: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """How far the voxel axes of an affine are from perpendicular.
-
-    Args:
-        affine: (4, 4) voxel-to-RAS matrix with positive spacing.
-
-    Returns:
-        Absolute cosine between the two axes that run closest to left-right and front-back (the slice plane that is
-        scored), and the largest one of the slice axis with either: not 0 where the gantry was tilted.
-    """
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    cosines = np.abs(directions.T @ directions)
-    across = slice_axis(affine)
-    first, second = (axis for axis in range(3) if axis != across)
-    return float(cosines[first, second]), float(max(cosines[first, across], cosines[second, across]))
-
-
-def slice_axis(affine: npt.NDArray[np.float64]) -> int:
-    """Voxel axis that runs closest to feet-head: across the slices that are scored."""
-    return int(np.flatnonzero(io_orientation(affine)[:, 0] == 2)[0])
+from klip_monai.io.checks import MAX_AXIS_COSINE, axis_cosines
 
 
 def as_volume(name: str, array: npt.ArrayLike | torch.Tensor) -> npt.NDArray[Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import affine_transform
 
-from klip_monai.io.source_grid import MAX_AXIS_COSINE, axis_cosines, slice_axis
+from klip_monai.io.checks import MAX_AXIS_COSINE, axis_cosines, slice_axis
 
 
 def straighten(

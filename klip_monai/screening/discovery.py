@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
 from itertools import chain
 from pathlib import Path
@@ -15,15 +15,15 @@ from typing import Any
 from klip_monai.errors import InputError, OutputError
 from klip_monai.io.dicom_files import DicomFile, DicomFiles, ListedFiles, Member
 from klip_monai.io.dicom_pixels import quiet_pydicom
-from klip_monai.io.dicom_scan import n_frames, scan_headers
+from klip_monai.io.dicom_scan import scan_headers
+from klip_monai.io.dicom_volumes import distinct
+from klip_monai.io.kinds import BAD_ARCHIVE, DAMAGED, GZIP, UNREADABLE
 from klip_monai.io.names import pseudonym
-from klip_monai.screening.found import FoundSeries, SeriesFilter
+from klip_monai.screening.found import ArchiveCounts, FoundSeries, SeriesFilter
 from klip_monai.screening.headers import (
     ARCHIVE,
-    BAD_ARCHIVE,
-    DAMAGED,
     IMAGE,
-    UNREADABLE,
+    NO_UID,
     VOLUME_FILE,
     Facts,
     Task,
@@ -31,35 +31,17 @@ from klip_monai.screening.headers import (
     read_files,
     read_members,
 )
-from klip_monai.screening.index_schema import SCHEMA, SUMMARISE, VERSION
+from klip_monai.screening.index_schema import ALIKE, DUPLICATES, SCHEMA, SUMMARISE, VERSION
+from klip_monai.screening.same_or_lost import attribute_lost, hash_of_pixels
 from klip_monai.screening.walk import listings
 
+_Located = tuple[DicomFile, tuple[int, bytes]]
 _COMMIT_EVERY = 4096
 _CACHED_KEYS = 20_000
 _DIGITS = (8, 12, 16, 64)
 _WANTED = SeriesFilter()
-_FILE = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)"
-
-
-@dataclass(frozen=True)
-class ArchiveCounts:
-    """What the index holds.
-
-    Attributes:
-        files: files, members of archives among them.
-        series: series, each once, wherever its files lie; the volumes of a series one by one.
-        passed_over: number of localizers, reports, files that are not DICOM, ...
-        damaged: number of damaged or unreadable files, folders and archives.
-        duplicates: number of files that are further copies of others.
-        duplicate_series: number of series that have the same images as another one.
-    """
-
-    files: int
-    series: int
-    passed_over: dict[str, int]
-    damaged: dict[str, int]
-    duplicates: int
-    duplicate_series: int
+_FILE = "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)"
+_PLACE = "folders.path, folder, files.name, offset, size, method, packed, crc, streamed"
 
 
 class ArchiveIndex:
@@ -148,8 +130,10 @@ class ArchiveIndex:
                 self._drop_unseen(run)
                 for statement in SUMMARISE:
                     self._db.execute(statement)
+                self._confirm_duplicates()
                 self._commit()
                 self._split_series()
+                attribute_lost(self._db)
             finally:
                 if self._db.in_transaction:
                     self._db.execute("COMMIT")
@@ -175,7 +159,11 @@ class ArchiveIndex:
             files: ListedFiles | Path | None = None
             if not reason:
                 located = self._located(parent or ident, volume)
-                files = ListedFiles(found.name, tuple(file for file, _ in located)) if is_dicom else located[0][0].path
+                if is_dicom:
+                    located += self._lost(parent or ident, len(located))
+                listed = tuple(file for file, _ in located)
+                uid = "" if found.key.startswith(NO_UID) else found.key.partition("#")[0]
+                files = ListedFiles(found.name, listed, uid) if is_dicom else listed[0].path
             yield replace(found, reason=reason, files=files)
 
     def counts(self) -> ArchiveCounts:
@@ -203,6 +191,10 @@ class ArchiveIndex:
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.execute("PRAGMA cache_size = -65536")
         version = self._one("PRAGMA user_version")
+        if 0 < version < VERSION:  # of an earlier version: it is made anew
+            for (table,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+                self._db.execute(f"DROP TABLE {table}")
+            version = 0
         if version == 0 and not self._one("SELECT count(*) FROM sqlite_master"):
             self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         elif version != VERSION:
@@ -266,7 +258,7 @@ class ArchiveIndex:
         """Add the members of an archive; gives what the archive is."""
         ident, _ = self._folder(task.path, run)
         self._db.execute("DELETE FROM files WHERE folder = ?", (ident,))
-        what = "not DICOM"
+        what = GZIP
         try:
             for count, (file, facts) in enumerate(read_members(Path(task.path)), start=1):
                 assert file.member is not None
@@ -291,7 +283,7 @@ class ArchiveIndex:
             _FILE,
             (
                 *(folder_id, os.fsencode(name), size, mtime, what, series, facts.instance, facts.frames),
-                *(facts.position, *(member_place(member) if member else (None,) * 5)),
+                *(facts.position, facts.traits, *(member_place(member) if member else (None,) * 5)),
             ),
         )
 
@@ -319,31 +311,40 @@ class ArchiveIndex:
         self._db.execute("DELETE FROM folders WHERE seen <> ?", (run,))
         self._ids.clear()
 
-    def _located(self, series_id: int, volume: int | None = None) -> list[tuple[DicomFile, tuple[int, bytes]]]:
-        """The files of a series or of one of its volumes, each instance once, with their keys in the index."""
+    def _located(self, series_id: int, volume: int | None = None) -> list[_Located]:
+        """The files of a series or of one of its volumes, with their keys in the index.
+
+        Copies are among them: whether they show the same, only their pixels tell.
+        """
         rows = self._db.execute(
-            "SELECT folders.path, folder, name, instance, offset, size, method, packed, crc, streamed "
-            "FROM files JOIN folders ON folders.id = folder WHERE series = ? AND volume IS ? "
-            "ORDER BY instance, coalesce(streamed, 0), folder, name",
+            f"SELECT {_PLACE} FROM files JOIN folders ON folders.id = folder WHERE series = ? AND volume IS ? "
+            "ORDER BY coalesce(streamed, 0), folder, files.name",
             (series_id, volume),
         )
-        located: list[tuple[DicomFile, tuple[int, bytes]]] = []
-        last: int | None = None
-        for path, folder, name, instance, offset, *place in rows:
-            if instance != last:
-                last, member, where = instance, None, os.fsdecode(path)
-                if offset is not None:
-                    member = Member(offset, *place)
-                elif name:
-                    where = os.path.join(where, os.fsdecode(name))
-                located.append((DicomFile(f"file {len(located) + 1}", Path(where), member), (folder, name)))
-        return located
+        return _files(rows)
+
+    def _lost(self, series_id: int, count: int) -> list[_Located]:
+        """Files that cannot be read and may be slices of a series, numbered behind those that can."""
+        rows = self._db.execute(
+            f"SELECT {_PLACE} FROM lost JOIN files USING (folder, name) JOIN folders ON folders.id = folder "
+            "WHERE lost.series = ? ORDER BY coalesce(streamed, 0), folder, files.name",
+            (series_id,),
+        )
+        return _files(rows, count)
+
+    def _confirm_duplicates(self) -> None:
+        """Hold the pixels of series against each other that have the same instances at the same places."""
+        for ident, content in self._db.execute(ALIKE).fetchall():
+            files = ListedFiles("series", tuple(file for file, _ in self._located(ident)))
+            self._db.execute("UPDATE series SET pixels = ? WHERE id = ?", (f"{content} {hash_of_pixels(files)}", ident))
+        self._db.execute(DUPLICATES)
 
     def _split_series(self) -> None:
         """Tell the volumes of CT series apart whose slices share places, as the reader does."""
         candidates = self._db.execute(
             "SELECT id, key, name, content FROM series WHERE is_dicom AND parent IS NULL AND modality = 'CT' "
-            "AND n_places < n_files AND duplicate_of IS NULL AND looked_at IS NOT content"
+            "AND (n_places < n_files OR n_places IS NULL AND n_files > 1 OR is_mixed) "
+            "AND duplicate_of IS NULL AND looked_at IS NOT content"
         ).fetchall()
         for ident, key, name, content in candidates:
             self._db.execute("UPDATE files SET volume = NULL WHERE series = ?", (ident,))
@@ -364,9 +365,22 @@ class ArchiveIndex:
                     "n_files, n_slices, copies, parent, volume) "
                     "SELECT ?, ?, is_dicom, modality, description, body_part, rows, columns, date, ?, ?, 0, id, ? "
                     "FROM series WHERE id = ?",
-                    (f"{key}#{number}", f"{name}.{number}", len(held), sum(map(n_frames, headers)), number, ident),
+                    (f"{key}#{number}", f"{name}.{number}", len(held), len(distinct(headers)), number, ident),
                 )
             self._commit()
+
+
+def _files(rows: Iterable[tuple[Any, ...]], count: int = 0) -> list[_Located]:
+    """Files of rows of the index, numbered from a count on: their names may be those of patients."""
+    located: list[_Located] = []
+    for number, (path, folder, name, offset, *place) in enumerate(rows, start=count + 1):
+        member, where = None, os.fsdecode(path)
+        if offset is not None:
+            member = Member(offset, *place)
+        elif name:
+            where = os.path.join(where, os.fsdecode(name))
+        located.append((DicomFile(f"file {number}", Path(where), member), (folder, name)))
+    return located
 
 
 def _date(written: str | None) -> date | None:

@@ -1,4 +1,4 @@
-"""One series of an archive, and which of them are wanted."""
+"""One series of an archive, which of them are wanted, and what else is there."""
 
 from __future__ import annotations
 
@@ -110,3 +110,24 @@ class SeriesFilter:
         if self.since and found.date is not None and found.date < self.since:
             return f"older than {self.since.isoformat()}"
         return ""
+
+
+@dataclass(frozen=True)
+class ArchiveCounts:
+    """What the index holds.
+
+    Attributes:
+        files: files, members of archives among them.
+        series: series, each once, wherever its files lie; the volumes of a series one by one.
+        passed_over: number of localizers, reports, files that are not DICOM, ...
+        damaged: number of damaged or unreadable files, folders and archives.
+        duplicates: number of files that are further copies of others.
+        duplicate_series: number of series that have the same images as another one.
+    """
+
+    files: int
+    series: int
+    passed_over: dict[str, int]
+    damaged: dict[str, int]
+    duplicates: int
+    duplicate_series: int

@@ -12,21 +12,43 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
-from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles, Member
-from klip_monai.io.dicom_head import Readable, read_head
+from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles, Member, Readable
+from klip_monai.io.dicom_head import read_head
 from klip_monai.io.dicom_pixels import quiet_pydicom
-from klip_monai.io.dicom_scan import n_frames, place, text, what_it_is
+from klip_monai.io.dicom_scan import damage, what_it_is
+from klip_monai.io.dicom_volumes import n_frames, place, text
+from klip_monai.io.formats import FILE_FORMATS
+from klip_monai.io.kinds import (
+    DAMAGED,
+    DICOM,
+    GZIP,
+    INNER_ARCHIVE,
+    NOT_DICOM,
+    START_BYTES,
+    UNREADABLE,
+    VOLUME,
+    begins_like_archive,
+    kind_of,
+)
 from klip_monai.io.volume_head import claimed_slices
 
 IMAGE, VOLUME_FILE, ARCHIVE = "image", "volume file", "archive"
 """What a file is; other words tell why it is passed over."""
 
-UNREADABLE, DAMAGED, BAD_ARCHIVE = "unreadable file", "damaged", "damaged or oversized archive"
+TRAITS = (
+    *("KVP", "SliceThickness", "ConvolutionKernel", "ImageType", "AcquisitionNumber"),
+    *("TemporalPositionIdentifier", "NominalPercentageOfCardiacPhase"),
+)
+"""Tags by which volumes of a series differ that may lie at places of their own."""
 
-_VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 _DETACHED = (".nhdr", ".mhd")
-_ARCHIVE_STARTS = (b"PK\3\4", b"PK\5\6", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
+NO_UID = "no UID, "
+"""How the key of a series without a UID begins."""
+
+_VOLUME_SUFFIXES = tuple(FILE_FORMATS)
+_NO_IMAGES = (NOT_DICOM, GZIP, INNER_ARCHIVE, "file packed by bzip2", "file packed by xz")
 _SAMPLES, _SAMPLE_BYTES = 9, 2**15
 _CHUNK = 256
 _THREADS = 8
@@ -54,9 +76,10 @@ class Facts(NamedTuple):
     Attributes:
         what: "image", "volume file", "archive", or why it is passed over.
         key: of its series; empty if it has none.
-        instance: 63-bit hash of its SOPInstanceUID.
+        instance: 63-bit hash of its SOPInstanceUID; of a damaged file that of its SeriesInstanceUID, 0 if unknown.
         frames: number of frames, or of slices of a volume file; 0 if unknown.
         position: hash of ImagePositionPatient; None without one.
+        traits: hash of the tags that have one value throughout most volumes.
         series: modality, description, body part, rows, columns and date (YYYYMMDD) as this file has them.
     """
 
@@ -65,6 +88,7 @@ class Facts(NamedTuple):
     instance: int = 0
     frames: int = 0
     position: int | None = None
+    traits: int = 0
     series: tuple[str, str, str, int, int, str] = ("", "", "", 0, 0, "")
 
 
@@ -115,10 +139,13 @@ def read_members(path: Path) -> Iterator[tuple[DicomFile, Facts]]:
         for file in files:
             if file.member is None:  # it only begins like an archive
                 return
+            if file.problem:
+                yield file, Facts(file.problem)
+                continue
             try:
                 with files.open(file, limit=HEADER_BYTES) as stream:
-                    yield file, _dicom_facts(stream, str(path), f"{path}\0{file.name}") or Facts("not DICOM")
-            except Exception:  # zip, tar, the decompressors and pydicom raise many types
+                    yield file, _facts(stream, file.name, str(path), f"{path}\0{file.name}")
+            except Exception:  # zip, tar and the decompressors raise many types
                 yield file, Facts(DAMAGED)
 
 
@@ -130,6 +157,9 @@ def member_place(member: Member) -> tuple[int, int | None, int, int, bool]:
 @lru_cache(maxsize=1)
 def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS)
+
+
+os.register_at_fork(after_in_child=_threads.cache_clear)  # a copy of this process has none of its threads
 
 
 def _chunks(tasks: Iterator[Task]) -> Iterator[list[Task]]:
@@ -147,17 +177,31 @@ def _read(task: Task) -> Facts:
         with open(path, "rb", buffering=0) as stream:
             if path.lower().endswith(_VOLUME_SUFFIXES):
                 return _volume_facts(stream, task)
-            facts = _dicom_facts(stream, task.folder, path)
-            if facts is not None:
-                return facts
-            stream.seek(0)
-            start = stream.read(512)
-            is_archive = start.startswith(_ARCHIVE_STARTS) or start[257:262] == b"ustar"
-            return Facts(ARCHIVE if is_archive else "not DICOM")
+            facts = _facts(stream, path, task.folder, path)
+            if facts.what in _NO_IMAGES:
+                stream.seek(0)
+                return Facts(ARCHIVE) if begins_like_archive(stream.read(START_BYTES)) else facts
+            return facts
     except OSError:
         return Facts(UNREADABLE)
+
+
+def _facts(stream: Readable, name: str, folder: str, path: str) -> Facts:
+    """What a file is, told from its beginning."""
+    try:
+        facts = _dicom_facts(stream, folder, path)
+    except OSError:
+        raise
     except Exception:  # pydicom raises many types on damaged files
-        return Facts(DAMAGED)
+        facts = Facts(DAMAGED)
+    if facts is not None and facts.what != DAMAGED:
+        return facts
+    stream.seek(0)
+    start = stream.read(START_BYTES) or b""
+    if facts is None:
+        return Facts(kind_of(start, name))
+    what, series = damage(start, stream)
+    return Facts(what, instance=hash63(series) if series else 0)
 
 
 def _dicom_facts(stream: Readable, folder: str, path: str) -> Facts | None:
@@ -171,10 +215,11 @@ def _dicom_facts(stream: Readable, folder: str, path: str) -> Facts | None:
     position = place(header)
     return Facts(
         what,
-        text(header, "SeriesInstanceUID") or "no UID, " + _digest(folder),
-        _hash63(text(header, "SOPInstanceUID") or path),
+        text(header, "SeriesInstanceUID") or NO_UID + _digest(folder),
+        hash63(text(header, "SOPInstanceUID") or path),
         n_frames(header),
         None if position is None else hash(position),
+        crc32(repr([header.get(keyword) for keyword in TRAITS]).encode()),
         (
             text(header, "Modality"),
             text(header, "SeriesDescription"),
@@ -191,16 +236,19 @@ def _volume_facts(stream: Readable, task: Task) -> Facts:
     samples = []
     for part in range(_SAMPLES):
         stream.seek(max(0, task.size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
-        samples.append(stream.read(_SAMPLE_BYTES))
+        samples.append(stream.read(_SAMPLE_BYTES) or b"")
+    if (what := kind_of(samples[0][:START_BYTES], task.path)) not in (VOLUME, DICOM):
+        return Facts(what)
     # The voxels of these lie in another file.
     place_too = task.path if task.path.lower().endswith(_DETACHED) else ""
     key = _digest(f"{task.size} {place_too}", b"".join(samples))
-    return Facts(VOLUME_FILE, key, _hash63(key), claimed_slices(samples[0]))
+    return Facts(VOLUME_FILE, key, hash63(key), claimed_slices(samples[0]))
 
 
 def _digest(words: str, data: bytes = b"") -> str:
     return hashlib.sha256(os.fsencode(words) + b"\0" + data).hexdigest()
 
 
-def _hash63(words: str) -> int:
+def hash63(words: str) -> int:
+    """63 bits of a hash, the same wherever it is computed."""
     return int.from_bytes(hashlib.blake2b(os.fsencode(words), digest_size=8).digest(), "big") >> 1

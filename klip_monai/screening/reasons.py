@@ -7,6 +7,10 @@ import re
 _GROUPS = (  # first match counts; words of the readers' messages
     (r"^--roi: got (no mask|several masks)", "no mask of the region"),
     (r"^--roi", "mask of the region"),
+    (r"got no access|unreadable file among", "no access"),
+    (r"among its files", "damaged files"),
+    (r"no body is larger|lengths in", "geometry"),
+    (r"several patients|CT series, expected one", "mixed slices"),
     (r"missing slice|unevenly spaced|not evenly|irregular", "missing or uneven slices"),
     (r"occupied position|repeated", "repeated slices"),
     (r"damaged|cut off|cut-off|cannot be decoded|cannot read|incomplete", "damaged files"),

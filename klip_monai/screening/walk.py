@@ -2,37 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from klip_monai.errors import InputError
 from klip_monai.io.dicom_files import DicomFiles
-
-
-class Entry(NamedTuple):
-    """A file of a folder: its name, bytes, and time of its last change in ns since 1970."""
-
-    name: str
-    size: int
-    mtime: int
-
-
-@dataclass(frozen=True)
-class Listing:
-    """What a folder holds besides folders.
-
-    Attributes:
-        path: the folder; or a file named by itself, which is its only entry then, under the name "".
-        entries: its files by name; pipes and devices left out, links to files followed.
-        problem: what kept it from being listed, or empty.
-    """
-
-    path: str
-    entries: list[Entry] = field(default_factory=list)
-    problem: str = ""
+from klip_monai.io.folders import Entry, Listing, walk
 
 
 def listings(sources: Iterable[Path], *, leave_out: Path | None = None) -> Iterator[Listing]:
@@ -62,7 +37,7 @@ def listings(sources: Iterable[Path], *, leave_out: Path | None = None) -> Itera
 
 def _source(source: Path, roots: set[Path], leave_out: Path | None) -> Iterator[Listing]:
     if source.is_dir():
-        yield from _walk(source, roots, leave_out)
+        yield from walk(source, roots, leave_out)
     elif source.suffix.lower() == ".txt":
         for line in source.open(encoding="utf-8", errors="surrogateescape"):
             named = line.rstrip("\r\n")
@@ -75,7 +50,7 @@ def _source(source: Path, roots: set[Path], leave_out: Path | None) -> Iterator[
     elif source.name.upper() == "DICOMDIR":
         with DicomFiles(source) as files:
             for file in files:
-                yield _single(file.path)
+                yield Listing(str(file.path), [Entry("", 0, 0)]) if file.problem else _single(file.path)
     else:
         yield _single(source)
 
@@ -86,35 +61,3 @@ def _single(path: Path) -> Listing:
     except OSError:
         return Listing(str(path), problem="unreadable file")
     return Listing(str(path), [Entry("", status.st_size, status.st_mtime_ns)])
-
-
-def _walk(root: Path, roots: set[Path], leave_out: Path | None) -> Iterator[Listing]:
-    """List a folder and those below it, without recursion."""
-    roots.add(root)
-    folders = [str(root)]
-    while folders:
-        folder = folders.pop()
-        if leave_out is not None and folder == str(leave_out) and leave_out != root:
-            continue
-        entries: list[Entry] = []
-        below: list[str] = []
-        try:
-            with os.scandir(folder) as found:
-                for item in found:
-                    if item.is_symlink() and item.is_dir():
-                        target = Path(item.path).resolve()
-                        inside = not roots.isdisjoint((target, *target.parents))
-                        if not inside and not any(one.is_relative_to(target) for one in roots):
-                            roots.add(target)
-                            below.append(str(target))
-                    elif item.is_dir():
-                        below.append(item.path)
-                    elif item.is_file():
-                        status = item.stat()
-                        entries.append(Entry(item.name, status.st_size, status.st_mtime_ns))
-        except OSError:
-            yield Listing(folder, problem="unreadable folder")
-            continue
-        entries.sort()
-        yield Listing(folder, entries)
-        folders += sorted(below, reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -27,7 +28,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from klip_monai.errors import InputError
-from klip_monai.io import dicom, index_series, read_volume
+from klip_monai.io import dicom, dicom_files, index_series, read_volume
 from klip_monai.io.claims import check_claim
 from klip_monai.io.sinogram import read_sinogram
 
@@ -59,11 +60,11 @@ def write_raw(folder: Path, keyword: str, vr: str, value: bytes) -> None:
 @pytest.mark.parametrize(
     ("keyword", "vr", "value", "reason"),
     [
-        pytest.param("RescaleSlope", "FD", b"1.0 ", "damaged or incomplete", id="length-of-no-number"),
-        pytest.param("ImagePositionPatient", "DC", b"\0" * 8, "damaged or incomplete", id="unknown-vr"),
-        pytest.param("PixelPaddingValue", "US", b"\0\0\1\0", "damaged or incomplete", id="two-paddings"),
-        pytest.param("SamplesPerPixel", "IS", b"1\\1 ", "damaged or incomplete", id="two-samples"),
-        pytest.param("Rows", "DS", b"16.0", "damaged or incomplete", id="rows-no-integer"),
+        pytest.param("RescaleSlope", "FD", b"1.0 ", "x damaged", id="length-of-no-number"),
+        pytest.param("ImagePositionPatient", "DC", b"\0" * 8, "x damaged", id="unknown-vr"),
+        pytest.param("PixelPaddingValue", "US", b"\0\0\1\0", "x damaged", id="two-paddings"),
+        pytest.param("SamplesPerPixel", "IS", b"1\\1 ", "x damaged", id="two-samples"),
+        pytest.param("Rows", "DS", b"16.0", "x damaged", id="rows-no-integer"),
         pytest.param("Rows", "US", b"\xff\xff", "expected at most 8192", id="huge-rows"),
         pytest.param("Modality", "LT", b"CT" + b"x" * 9000, "expected a CT series", id="long-modality"),
         pytest.param("RescaleType", "LT", b"US" * 5000, "RescaleType", id="long-unit"),
@@ -275,3 +276,19 @@ def test_packed_claims_are_refused_only_where_they_fill_memory() -> None:
     for claimed, packed in ((2**31, True), (11, False)):
         with pytest.raises(InputError, match=f"claims {claimed} bytes"):
             check_claim(claimed, 10, "a", packed=packed)
+
+
+def test_a_disk_that_fails_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_series(tmp_path, sample_hu())
+    opened = dicom_files.DicomFiles.open
+
+    def stale(self: dicom_files.DicomFiles, file: dicom_files.DicomFile, **limit: int) -> object:
+        if bool(limit) == headers:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return opened(self, file, **limit)
+
+    monkeypatch.setattr(dicom_files.DicomFiles, "open", stale)
+    for headers in (False, True):
+        message = refusal(tmp_path)
+        assert "unreadable file" in message if headers else "no access (Stale file handle)" in message
+        assert "damaged" not in message

@@ -21,7 +21,8 @@ from pydicom.uid import (
 
 from klip_monai.io import dicom_head
 from klip_monai.io.dicom_head import parse_head, read_head
-from klip_monai.io.dicom_scan import n_frames, place, sop_class, text, what_it_is
+from klip_monai.io.dicom_scan import sop_class, what_it_is
+from klip_monai.io.dicom_volumes import n_frames, place, text
 
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 PLAIN = SYNTAXES[:2]

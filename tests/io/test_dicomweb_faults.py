@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import ssl
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from io import BytesIO
 from pathlib import Path
 
 import pydicom
 import pytest
-from ct_files import sample_hu, write_series
+from odd_server import MULTIPART, SERIES, STUDY, Answer, Server, found, multipart, reply
 
 from klip_monai.errors import InputError, KlipError, PacsError
 from klip_monai.io import read_volume
@@ -23,98 +21,6 @@ from klip_monai.io.dicomweb import Pacs, is_url, series_at
 
 pytest.importorskip("dicomweb_client")
 requests = pytest.importorskip("requests")
-
-STUDY, SERIES = "1.2.3", "1.2.3.4"
-MULTIPART = 'multipart/related; type="application/dicom"; boundary=part'
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-def reply(
-    status: int, body: bytes = b"", content_type: str = "application/dicom+json", *, length: int | None = None
-) -> Answer:
-    """An answer; `length` is the Content-Length it claims."""
-
-    def send(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        handler.send_header("Content-Type", content_type)
-        handler.send_header("Content-Length", str(len(body) if length is None else length))
-        handler.end_headers()
-        handler.wfile.write(body)
-        handler.close_connection = True
-
-    return send
-
-
-def found(n_series: int = 1, n_instances: int = 5, first: int = 4) -> Answer:
-    """The answer to a search for series."""
-    items = [
-        {
-            "0020000D": {"vr": "UI", "Value": [STUDY]},
-            "0020000E": {"vr": "UI", "Value": [f"1.2.3.{first + n}"]},
-            "00080060": {"vr": "CS", "Value": ["CT"]},
-            "00201209": {"vr": "IS", "Value": [n_instances]},
-        }
-        for n in range(n_series)
-    ]
-    return reply(200, json.dumps(items).encode())
-
-
-@pytest.fixture(scope="module")
-def instances(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    folder = tmp_path_factory.mktemp("series") / "files"
-    write_series(folder, sample_hu(), series_uid=SERIES)
-    return [path.read_bytes() for path in folder.iterdir()]
-
-
-def multipart(instances: list[bytes], *, end: bytes = b"\r\n--part--\r\n") -> bytes:
-    head = b"\r\n--part\r\nContent-Type: application/dicom\r\n\r\n"
-    return b"".join(head + instance for instance in instances) + end
-
-
-class Server:
-    """Answers GET and POST with what it was told to, one after the other; the last answer is given for ever."""
-
-    def __init__(self, *answers: Answer, tls: tuple[Path, Path] | None = None) -> None:
-        self.asked: list[str] = []
-        self.closing = threading.Event()
-        outer, left = self, list(answers)
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                outer.asked.append(f"{self.command} {self.path}")
-                self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                (left.pop(0) if len(left) > 1 else left[0])(self)
-
-            do_POST = do_GET  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        if tls:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*tls)
-            self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.http.server_address[1]}/dicom-web"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-
-    def stop(self) -> None:
-        self.closing.set()
-        self.http.shutdown()
-        self.http.server_close()
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def start(*answers: Answer, tls: tuple[Path, Path] | None = None) -> Server:
-        servers.append(Server(*answers, tls=tls))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.stop()
 
 
 def pacs(url: str, **options: float) -> Pacs:
@@ -230,6 +136,64 @@ def test_nothing_is_left_of_a_fetch_that_failed(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("warning", ["", '299 server: "some left out"'])
+def test_a_part_of_a_series_is_not_taken_for_the_whole(
+    serve: Callable[..., Server], instances: list[bytes], tmp_path: Path, warning: str
+) -> None:
+    """The server does not say how many there are, and need not."""
+    part = reply(200 if warning else 206, multipart(instances[:4]), MULTIPART, headers={"Warning": warning})
+    server = serve(found(n_instances=0), part)
+    assert "calls a part" in refusal(lambda: pacs(server.url, retries=1).fetch_series(STUDY, SERIES, tmp_path))
+    assert len(server.asked) == 3
+    server = serve(found(n_instances=0), part, reply(200, multipart(instances), MULTIPART))
+    assert pacs(server.url, retries=1).fetch_series(STUDY, SERIES, tmp_path) == 5
+
+
+def test_a_try_that_failed_leaves_no_file_beside_those_of_the_next(
+    serve: Callable[..., Server], instances: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").touch()
+    longer = reply(206, multipart([*instances, *instances]), MULTIPART)
+    server = serve(found(), longer, reply(200, multipart(instances), MULTIPART))
+    assert pacs(server.url, retries=1).fetch_series(STUDY, SERIES, tmp_path) == 5
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+@pytest.mark.parametrize("tag", ["SeriesInstanceUID", "StudyInstanceUID"])
+def test_an_image_of_another_series_is_refused(
+    serve: Callable[..., Server], instances: list[bytes], tmp_path: Path, tag: str
+) -> None:
+    dataset = pydicom.dcmread(BytesIO(instances[-1]))
+    setattr(dataset, tag, "9.8.7")
+    dataset.save_as(buffer := BytesIO())
+    server = serve(found(), reply(200, multipart([*instances[:-1], buffer.getvalue()]), MULTIPART))
+    message = refusal(lambda: pacs(server.url).fetch_series(STUDY, SERIES, tmp_path))
+    assert "another series or study" in message
+    assert "9.8.7" not in message
+
+
+def test_slices_under_one_instance_uid_are_all_fetched(
+    serve: Callable[..., Server], instances: list[bytes], tmp_path: Path
+) -> None:
+    shared = []
+    for instance in instances:
+        dataset = pydicom.dcmread(BytesIO(instance))
+        dataset.SOPInstanceUID = "1.2.3.4.5"
+        dataset.save_as(buffer := BytesIO())
+        shared.append(buffer.getvalue())
+    server = serve(found(), reply(200, multipart(shared), MULTIPART))
+    assert pacs(server.url).fetch_series(STUDY, SERIES, tmp_path / "a") == 5
+    assert read_volume(tmp_path / "a").shape == (1, 12, 16, 5)
+
+
+def test_a_server_that_sends_its_first_page_again_is_no_whole_archive(serve: Callable[..., Server]) -> None:
+    server = serve(found(3))
+    for page in (3, 200):
+        message = refusal(lambda page=page: list(pacs(server.url).find_series(page=page)))
+        assert "same 3 series" in message
+    assert [one.series_uid for one in pacs(serve(found(1)).url).find_series(series_uid=SERIES)] == [SERIES]
+
+
 def test_server_without_pages_is_read_once(serve: Callable[..., Server]) -> None:
     server = serve(found(3))
     assert len(list(pacs(server.url).find_series(page=2))) == 3
@@ -245,7 +209,7 @@ def test_search_is_no_further_than_it_is_read(serve: Callable[..., Server]) -> N
 
 
 def test_filters_that_a_server_ignores_are_applied_all_the_same(serve: Callable[..., Server]) -> None:
-    assert list(pacs(serve(found(3)).url).find_series(modality="MR")) == []
+    assert list(pacs(serve(found(3), found(0)).url).find_series(modality="MR")) == []
 
 
 def derived(instance: bytes) -> pydicom.Dataset:
@@ -270,6 +234,26 @@ def test_store_without_a_reason_is_refused_by_its_status(
     serve: Callable[..., Server], instances: list[bytes], status: int
 ) -> None:
     assert str(status) in refusal(lambda: pacs(serve(reply(status)).url).store([derived(instances[0])]))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_nothing_is_sent_to_where_a_server_leads(
+    serve: Callable[..., Server], instances: list[bytes], status: int
+) -> None:
+    other = serve(reply(200))
+    server = serve(reply(status, headers={"Location": f"{other.url}/studies"}))
+    assert str(status) in refusal(lambda: pacs(server.url).store([derived(instances[0])]))
+    assert other.asked == []
+
+
+def test_a_web_page_does_not_say_that_an_object_was_stored(
+    serve: Callable[..., Server], instances: list[bytes]
+) -> None:
+    server = serve(reply(200, b"<html>please log in</html>", "text/html; charset=utf-8"))
+    assert "text/html" in refusal(lambda: pacs(server.url).store([derived(instances[0])]))
+    other = {"00081199": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["9.9"]}}]}}
+    server = serve(reply(200, json.dumps(other).encode()))
+    assert "another object" in refusal(lambda: pacs(server.url).store([derived(instances[0])]))
 
 
 def test_large_object_is_sent_again_whole_to_a_busy_server(

@@ -63,7 +63,11 @@ def test_every_series_has_its_geometry_and_a_verdict(study: Path) -> None:
     assert (ct.orientation, ct.spacing_mm, ct.n_files, ct.n_slices) == ("axial", (0.7, 0.8, 2.0), 5, 5)
     assert (ct.verdict, ct.reason, ct.folder) == ("usable", "", study / "deep" / "ct")
     (mr,) = (info for info in index.series if info.modality == "MR")
-    assert (mr.orientation, mr.verdict, mr.reason) == ("sagittal", "refused", "MR: only CT has Hounsfield units")
+    assert (mr.orientation, mr.verdict, mr.reason) == (
+        "sagittal",
+        "refused",
+        "got modality MR, expected CT; only CT has HU",
+    )
     (enhanced,) = (info for info in index.series if info.n_files == 1)
     assert (enhanced.n_slices, enhanced.spacing_mm, enhanced.verdict) == (6, (0.7, 0.8, 2.0), "usable")
     assert index.passed_over == {"localizer": 1, "not DICOM": 1}

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gzip
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from klip_monai.io import read_volume
+from klip_monai.io import index_series, read_volume
 from klip_monai.io.read import safe_name
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -268,3 +270,106 @@ def test_a_slight_turn_beside_half_a_turn_is_read_though_nibabel_takes_it_for_no
     far = np.array([199, 199, 2, 1])
     assert np.linalg.norm((nib.load(path).header.get_qform() - affine) @ far) > 0.5
     assert np.linalg.norm((np.asarray(read_volume(path).affine) - affine) @ far) < 0.1
+
+
+@pytest.mark.parametrize("axes", [(1,), (1, 1), (1, 1, 1)])
+def test_further_nifti_axes_of_one_voxel_are_dropped(tmp_path: Path, axes: tuple[int, ...]) -> None:
+    values = volume_hu()
+    write_nifti(tmp_path / "a.nii.gz", values.reshape(*values.shape, *axes), sform=oblique())
+    np.testing.assert_array_equal(read_volume(tmp_path / "a.nii.gz")[0].numpy(), values)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize(("change", "name"), [(gzip.decompress, "b.nii.gz"), (bytes, "b.nii")])
+def test_a_nifti_file_is_read_whether_packed_or_not_whatever_its_name_says(
+    tmp_path: Path, kind: type, change: Callable[[bytes], bytes], name: str
+) -> None:
+    nib.save(kind(volume_hu(), oblique()), tmp_path / "a.nii.gz")
+    (tmp_path / name).write_bytes(change((tmp_path / "a.nii.gz").read_bytes()))
+    volume, plain = read_volume(tmp_path / name), read_volume(tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(volume.numpy(), plain.numpy())
+    np.testing.assert_array_equal(volume.affine, plain.affine)
+    assert len(index_series(tmp_path).series) == 2
+
+
+def test_a_companion_file_of_macos_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "._a.nii.gz").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X        " + bytes(140))
+    assert "companion file of macOS" in refusal(tmp_path / "._a.nii.gz")
+
+
+@pytest.mark.parametrize("factor", [0.1, 10.0, 1.05])
+def test_pixdim_that_contradicts_the_sform_is_refused(tmp_path: Path, factor: float) -> None:
+    image = nib.Nifti1Image(volume_hu(), oblique())
+    image.set_qform(None, 0)
+    nib.save(image, tmp_path / "a.nii")
+    read_volume(tmp_path / "a.nii")
+    image.header["pixdim"][1:4] *= factor
+    nib.save(image, tmp_path / "a.nii")
+    assert "by pixdim and of" in refusal(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize("unit", ["cm", "um", "m", "in"])
+def test_lengths_in_other_units_than_mm_are_refused(tmp_path: Path, unit: str) -> None:
+    image = sitk.GetImageFromArray(volume_hu().transpose(2, 1, 0))
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    data = (tmp_path / "a.nrrd").read_bytes()
+    for one, fine in ((unit, False), ("mm", True)):
+        units = f'space units: "{one}" "{one}" "{one}"\nspace origin:'.encode()
+        (tmp_path / "b.nrrd").write_bytes(data.replace(b"space origin:", units, 1))
+        if fine:
+            read_volume(tmp_path / "b.nrrd")
+        else:
+            assert f"lengths in {unit!r}" in refusal(tmp_path / "b.nrrd")
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    data = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "b.mha").write_bytes(data.replace(b"DimSize", f"DistanceUnits = {unit}\nDimSize".encode(), 1))
+    assert f"lengths in {unit!r}" in refusal(tmp_path / "b.mha")
+
+
+@pytest.mark.parametrize("scale", [100.0, 1000.0])
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_a_scan_larger_than_any_body_is_refused(tmp_path: Path, scale: float, suffix: str) -> None:
+    image = sitk.GetImageFromArray(volume_hu().transpose(2, 1, 0))
+    image.SetSpacing((0.7 * scale, 0.8 * scale, 2 * scale))
+    sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+    assert "as no body is larger" in refusal(tmp_path / f"a{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("name", "synonym"),
+    [
+        ("Offset", "Position"),
+        ("Offset", "Origin"),
+        ("TransformMatrix", "Rotation"),
+        ("TransformMatrix", "Orientation"),
+        ("ElementSpacing", "ElementSize"),
+    ],
+)
+def test_metaimage_synonyms_are_read(tmp_path: Path, name: str, synonym: str) -> None:
+    image = sitk.GetImageFromArray(volume_hu().transpose(2, 1, 0))
+    image.SetSpacing((0.7, 0.8, 2.5))
+    image.SetOrigin((7, 8, 9))
+    sitk.WriteImage(image, str(tmp_path / "a.mha"))
+    data = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "b.mha").write_bytes(data.replace(f"{name} =".encode(), f"{synonym} =".encode()))
+    np.testing.assert_array_equal(read_volume(tmp_path / "b.mha").affine, read_volume(tmp_path / "a.mha").affine)
+    (tmp_path / "c.mha").write_bytes(data.replace(f"{name} =".encode(), f"X{name} =".encode()))
+    assert f"without {name}" in refusal(tmp_path / "c.mha")
+
+
+def test_metaimage_synonyms_that_differ_are_refused(tmp_path: Path) -> None:
+    sitk.WriteImage(sitk.GetImageFromArray(volume_hu().transpose(2, 1, 0)), str(tmp_path / "a.mha"))
+    data = (tmp_path / "a.mha").read_bytes()
+    (tmp_path / "a.mha").write_bytes(data.replace(b"Offset =", b"Origin = 1 1 1\nOffset =", 1))
+    assert "Offset, Origin that differ" in refusal(tmp_path / "a.mha")
+
+
+@pytest.mark.parametrize("remark", [b"x" * 900, b"x" * 20000, b"Universit\xe4t", "Universität".encode(), b"a\x01b"])
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_remarks_of_any_length_and_code_are_passed_by(tmp_path: Path, remark: bytes, suffix: str) -> None:
+    file = tmp_path / f"a{suffix}"
+    sitk.WriteImage(sitk.GetImageFromArray(volume_hu().transpose(2, 1, 0)), str(file))
+    plain, data = read_volume(file), file.read_bytes()
+    begin, mark = (b"DimSize", b"Remark = ") if suffix == ".mha" else (b"dimension", b"Remark:=")
+    file.write_bytes(data.replace(begin, mark + remark + b"\n" + begin, 1))
+    np.testing.assert_array_equal(read_volume(file).numpy(), plain.numpy())

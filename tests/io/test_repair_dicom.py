@@ -90,7 +90,7 @@ def test_identical_repeats_are_dropped(tmp_path: Path) -> None:
     volume = read_volume(tmp_path)
     np.testing.assert_array_equal(volume.numpy(), plain.numpy())
     np.testing.assert_array_equal(volume.affine, plain.affine)
-    assert "1 repeated slice(s) dropped" in volume.meta["repairs"]
+    assert "1 repeated slice(s) of the same pixels dropped" in volume.meta["repairs"]
     (info,) = list_series(tmp_path)
     assert (info.verdict, info.n_slices, info.series_uid) == ("usable after repair", 6, uid)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from klip_monai.io.source_grid import as_affine, slice_axis
+from klip_monai.io.checks import slice_axis
+from klip_monai.io.source_grid import as_affine
 from klip_monai.io.straighten import straighten
 
 SHAPE = (9, 8, 7)

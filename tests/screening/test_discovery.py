@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import sqlite3
 import stat
 import tarfile
 import zipfile
+from contextlib import closing
 from datetime import date
 from pathlib import Path
 
@@ -242,6 +244,28 @@ def test_the_same_images_under_another_series_are_a_duplicate(archive: Path, ind
     assert (original.reason, copy.files, index.counts().duplicate_series) == ("", None, 1)
 
 
+def test_series_of_the_same_instances_and_other_pixels_are_both_kept(archive: Path, index: ArchiveIndex) -> None:
+    write_series(archive / "a", sample_hu())
+    shutil.copytree(archive / "a", archive / "b")
+    for file in (archive / "b").iterdir():
+        ds = pydicom.dcmread(file)
+        ds.SeriesInstanceUID, ds.PixelData = "1.2.3", bytes(reversed(ds.PixelData))
+        ds.save_as(file)
+    listed = found(index, archive)
+    assert [series.reason for series in listed] == ["", ""]
+    assert found(index, archive) == listed
+
+
+def test_folders_that_were_swapped_after_they_were_listed_are_refused(archive: Path, index: ArchiveIndex) -> None:
+    for name in "ab":
+        write_series(archive / name, sample_hu())
+    first, _ = found(index, archive)
+    for old, new in ("ac", "ba", "cb"):
+        (archive / old).rename(archive / new)
+    with pytest.raises(InputError, match="another series than when they were listed"):
+        read_volume(first.files)
+
+
 def test_series_without_uid_are_told_apart_by_folder(archive: Path, index: ArchiveIndex) -> None:
     for name in "ab":
         write_series(archive / name, sample_hu(), edit=lambda _, ds: ds.__delattr__("SeriesInstanceUID"))
@@ -336,6 +360,17 @@ def test_the_index_is_private_and_nothing_else_tells_names(
     shown = caplog.text + "".join(capsys.readouterr()) + repr(index.counts()) + series.name + str(refused.value)
     for secret in ("Secret", "SECRET", "Doe", uid, str(archive)):
         assert secret not in shown
+
+
+def test_an_index_of_an_earlier_version_is_made_anew(archive: Path, index: ArchiveIndex) -> None:
+    write_series(archive / "a", sample_hu())
+    before = found(index, archive)
+    index.close()
+    with closing(sqlite3.connect(index.path)) as db:
+        db.execute("PRAGMA user_version = 1")
+    with ArchiveIndex(index.path) as again:
+        assert list(again.series(EVERYTHING)) == []
+        assert found(again, archive) == before
 
 
 def test_a_file_that_is_no_index_is_refused(tmp_path: Path) -> None:

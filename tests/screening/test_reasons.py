@@ -35,6 +35,10 @@ def test_decimals_and_shapes_stay():
         ("got values from 0 to 255, which are not HU: expected air below", "not Hounsfield units"),
         ("got pixels that are cut off or cannot be decoded (JPEG)", "damaged files"),
         ("got 2 slice(s), expected at least 3 of one volume", "too few slices"),
+        ("got 1 x empty file among its files, first ..., expected complete DICOM files", "damaged files"),
+        ("got a scan of 4500 x 38 x 38 cm, expected at most 300 cm, as no body is larger", "geometry"),
+        ("got lengths in ..., expected mm", "geometry"),
+        ("got slices of several patients, expected one PatientID", "mixed slices"),
         ("got something new", "other"),
     ],
 )

@@ -172,3 +172,11 @@ def test_screening_reads_what_score_reads(tmp_path, archive, quick_bundle):
     images = [tmp_path / "Smith_0_heatmap.nii.gz", tmp_path / case_dir("ct-aa") / "ct-aa_heatmap.nii.gz"]
     one, two = (torch.from_numpy(nib.load(path).get_fdata()) for path in images)
     assert torch.equal(one, two)
+
+
+def test_what_is_passed_over_is_said(tmp_path, quick_bundle):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "note").write_text("hello")
+    (tmp_path / "archive" / "broken").write_bytes(bytes(128) + b"DICM" + b"\xff" * 99)
+    done = screen(tmp_path / "archive", tmp_path / "out", quick_bundle, "--dry-run")
+    assert "passed over: 1 x damaged file, 1 x not DICOM" in done.output + done.stderr

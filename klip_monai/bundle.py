@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigParser, ConfigWorkflow
 
     from klip_monai.inferer import KLIPInferer
-    from klip_monai.io.summary import Provenance
+    from klip_monai.report.summary import Provenance
     from klip_monai.scoring import IDReference
     from klip_monai.standard import PriorGrid
 
@@ -215,8 +215,8 @@ def provenance(
         network: what made them; its precision is noted.
         preset: name of the bundle's settings.
     """
-    from klip_monai.io.summary import Provenance
     from klip_monai.prior.precision import precision_of
+    from klip_monai.report.summary import Provenance
     from klip_monai.scoring import settings_key
 
     info = bundle_info(Path(root).resolve())

@@ -12,7 +12,7 @@ from monai.data import MetaTensor
 
 from klip_monai.errors import InputError
 from klip_monai.io import read_volume
-from klip_monai.io.dicom_source import person_of
+from klip_monai.io.dicom.source import person_of
 from klip_monai.phantom import random_scan
 from klip_monai.scan import Scorer
 from klip_monai.scoring import ContextNull, HealthyScan, IDReference, Places, contrast_px, local_contrast, with_sharp

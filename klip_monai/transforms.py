@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.data.utils import list_data_collate
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 
-from klip_monai.io.atomic import check_free, check_writable
+from klip_monai.io.write.atomic import check_free, check_writable
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.scan.opened import OpenedScan, Reading
 from klip_monai.scan.region import read_region, region_on_slices
@@ -191,7 +191,7 @@ class LoadRegiond(MapTransform):
     pass as they are.
 
     Args:
-        keys: key of the region, taken out: `FILE` or `FILE:LABELS`, a :class:`klip_monai.io.roi.Roi`, or None.
+        keys: key of the region, taken out: `FILE` or `FILE:LABELS`, a :class:`klip_monai.io.masks.roi.Roi`, or None.
         source_key: key of the scan, MetaTensor (1, X, Y, Z).
         image_key: key of its standard slices, MetaTensor (1, H, W, Z).
         body_key: key of their body mask, bool (1, H, W, Z).

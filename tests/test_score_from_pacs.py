@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from klip_monai.cli import app
 from klip_monai.errors import InputError, KlipError
-from klip_monai.io.dicomweb import Pacs
+from klip_monai.io.pacs.dicomweb import Pacs
 
 LESION = Path(__file__).resolve().parents[1] / "sample_data" / "lesion"
 

@@ -33,11 +33,11 @@ from klip_monai.errors import InputError, OutputError
 from klip_monai.inferer import KLIPInferer
 from klip_monai.io.names import case_name
 from klip_monai.io.read import read_volume
-from klip_monai.io.summary import Provenance
 from klip_monai.output_files import file_names
 from klip_monai.phantom import random_scan
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.report.summary import Provenance
 from klip_monai.scan import Case, Scorer, save_case
 from klip_monai.scan.region import Region
 from klip_monai.scan.summary import remarks, summarize

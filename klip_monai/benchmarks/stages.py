@@ -14,9 +14,9 @@ from klip_monai.benchmarks.processes import THIS, run_python
 from klip_monai.benchmarks.subject import AT_A_TIME, Subject
 from klip_monai.benchmarks.timing import as_in_a_pass, least_costs
 from klip_monai.inferer import KLIPInferer
-from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
-from klip_monai.io.preview import write_preview
-from klip_monai.io.shown import Shown
+from klip_monai.io.write.overlay import write_heatmap, write_labels, write_segmentation
+from klip_monai.report.preview import write_preview
+from klip_monai.report.shown import Shown
 from klip_monai.sampling import ConjugateGradientPosterior, Step
 from klip_monai.scoring import smooth
 from klip_monai.scoring.density import squared_move

@@ -61,7 +61,7 @@ def bench(
     from klip_monai.benchmarks import sections_of
     from klip_monai.benchmarks.processes import release_at
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
-    from klip_monai.io.atomic import check_writable
+    from klip_monai.io.write.atomic import check_writable
 
     chosen = sections_of(sections or [])
     for option, value in (("--input", series), ("--against", against)):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
     from klip_monai.bundle import BundleInfo
-    from klip_monai.io.dicomweb import Pacs
+    from klip_monai.io.pacs.dicomweb import Pacs
     from klip_monai.scan import Scorer
 
 app = typer.Typer(
@@ -287,7 +287,7 @@ def open_scorer(info: BundleInfo, *, calibrated: bool = True, **overrides: Any) 
 
 def push_target(url: str, outputs: Sequence[str]) -> Pacs:
     """The server to push to, refused before any work where there is nothing to push, or it does not let us in."""
-    from klip_monai.io.dicomweb import Pacs
+    from klip_monai.io.pacs.dicomweb import Pacs
 
     if not {"dicom-seg", "dicom-pm"} & set(outputs):
         raise InputError("--push: got no DICOM output to file, expected some; add --outputs dicom-seg,dicom-pm")

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from klip_monai.bundle import BundleInfo
-    from klip_monai.io.summary import Provenance, Summary
+    from klip_monai.report.summary import Provenance, Summary
     from klip_monai.scan.save import SavedCase
 
 _OUTPUTS_HELP = """\b
@@ -130,7 +130,7 @@ def score(
             "--operator-option, --series-uid, --repair, --hu-window, --roi, --outputs, --push, --sharp and --null"
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
-    from klip_monai.io.roi import Roi
+    from klip_monai.io.masks.roi import Roi
     from klip_monai.output_files import DEFAULT_OUTPUTS
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
@@ -152,7 +152,7 @@ def score(
     with progress_bar() as bar, _opened(path, series_uid, output, bar) as files_of_scan:
         task = bar.add_task("reading", total=None)
         scorer = open_scorer(info, seed=seed, **overrides)
-        from klip_monai.io.atomic import check_free
+        from klip_monai.io.write.atomic import check_free
         from klip_monai.output_files import case_files
         from klip_monai.scan import save_case
         from klip_monai.scan.opened import Reading
@@ -188,9 +188,9 @@ def bundles() -> None:
 @contextmanager
 def _opened(path: str, series_uid: str | None, output: Path, bar: Progress) -> Iterator[Path]:
     """A scan where it lies, or fetched from a server for as long as it is needed."""
-    from klip_monai.io.atomic import check_writable
-    from klip_monai.io.dicomweb import is_url, series_at
     from klip_monai.io.formats import format_of
+    from klip_monai.io.pacs.dicomweb import is_url, series_at
+    from klip_monai.io.write.atomic import check_writable
 
     check_writable(output)
     if not is_url(path):
@@ -233,14 +233,14 @@ def _score_sinogram(
     keep_names: bool,
     **overrides: Any,
 ) -> None:
-    from klip_monai.io.arrays import reader_of
-    from klip_monai.io.atomic import check_free, check_writable
+    from klip_monai.io.files.arrays import reader_of
+    from klip_monai.io.write.atomic import check_free, check_writable
 
     check_writable(output)
     reader_of(sinogram)
     import_libraries()
+    from klip_monai.io.files.sinogram import read_sinogram
     from klip_monai.io.names import sinogram_name
-    from klip_monai.io.sinogram import read_sinogram
     from klip_monai.scan.sinogram_case import save_sinogram_case, score_sinogram, sinogram_files
 
     raw = read_sinogram(sinogram, geometry)
@@ -274,7 +274,7 @@ def computed(provenance: Provenance) -> str:
 
 
 def _print_result(saved: SavedCase, source: str) -> None:
-    from klip_monai.io.dicomweb import is_url
+    from klip_monai.io.pacs.dicomweb import is_url
 
     summary, files = saved.summary, saved.files
     thresholds, provenance = summary.thresholds, summary.provenance
@@ -308,7 +308,7 @@ def _print_result(saved: SavedCase, source: str) -> None:
 
 def _add_candidates(rows: Table, summary: Summary) -> None:
     """The first candidates, a line each, and what their p and q mean; the highest voxel where there is none."""
-    from klip_monai.io.preview_geometry import short_ras_text
+    from klip_monai.report.preview_geometry import short_ras_text
 
     listed, count = summary.candidates[:_SHOWN], summary.candidate_count
     if not listed:

@@ -194,7 +194,7 @@ def _model(
 ) -> Model:
     """What to score with, checked before any work."""
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
-    from klip_monai.io.roi import Roi
+    from klip_monai.io.masks.roi import Roi
     from klip_monai.output_files import file_names
 
     names = tuple(name.strip() for name in outputs.split(",") if name.strip())
@@ -211,8 +211,8 @@ def _model(
 @contextmanager
 def _archive(archives: list[str], output: Path, key_file: Path | None, **wanted: Any) -> Iterator[Series]:
     """Bring the index of the archives up to date, or ask the server; gives their series."""
-    from klip_monai.io.atomic import check_writable
-    from klip_monai.io.dicomweb import is_url
+    from klip_monai.io.pacs.dicomweb import is_url
+    from klip_monai.io.write.atomic import check_writable
     from klip_monai.screening.discovery import ArchiveIndex
     from klip_monai.screening.found import SeriesFilter
     from klip_monai.screening.key_file import write_key_file
@@ -249,8 +249,8 @@ def _print_passed_over(counts: ArchiveCounts) -> None:
 
 def _in_pacs(addresses: list[str], filters: SeriesFilter) -> list[FoundSeries]:
     """The series of the one server that is screened."""
-    from klip_monai.io.dicomweb import Pacs
-    from klip_monai.io.scratch import sweep
+    from klip_monai.io.pacs.dicomweb import Pacs
+    from klip_monai.io.pacs.scratch import sweep
     from klip_monai.screening.pacs import series_in_pacs
 
     if len(addresses) > 1:

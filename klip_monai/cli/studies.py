@@ -21,7 +21,7 @@ def evaluate(
 ) -> None:
     """Compare methods on slices with synthetic anomalies; the same command again goes on where it stopped."""
     from klip_monai import evaluation
-    from klip_monai.io.atomic import check_writable
+    from klip_monai.io.write.atomic import check_writable
 
     check_writable(output)
     read = evaluation.read_study(study, device=None if device is Device.auto else device.value)
@@ -45,7 +45,7 @@ def tune(
 ) -> None:
     """Choose window, low-pass and smoothing on healthy slices and synthetic anomalies, from one sampling pass."""
     from klip_monai import evaluation
-    from klip_monai.io.atomic import check_writable
+    from klip_monai.io.write.atomic import check_writable
 
     check_writable(output)
     read = evaluation.read_study(study, device=None if device is Device.auto else device.value)

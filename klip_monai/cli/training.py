@@ -34,7 +34,7 @@ from klip_monai.cli.options import (
     progress_bar,
 )
 from klip_monai.errors import InputError
-from klip_monai.io.atomic import check_writable
+from klip_monai.io.write.atomic import check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

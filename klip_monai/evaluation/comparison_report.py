@@ -16,9 +16,9 @@ from sklearn.metrics import roc_curve
 from klip_monai.evaluation.comparison import Comparison, DensityCurve, Examples
 from klip_monai.evaluation.report import FIGURES, row_title, study_lines
 from klip_monai.evaluation.slice_study import SliceStudy
-from klip_monai.io.atomic import publish
-from klip_monai.io.pictures import write_png
 from klip_monai.io.strict_json import write_json
+from klip_monai.io.write.atomic import publish
+from klip_monai.report.pictures import write_png
 
 _CURVES = 10  # more ROC curves in one picture cannot be told apart
 _COLOURS = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]

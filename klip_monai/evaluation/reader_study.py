@@ -26,9 +26,9 @@ from scipy.ndimage import map_coordinates
 from klip_monai.errors import InputError
 from klip_monai.evaluation.awkward_series import AwkwardSeries, Slice, awkward_series, field, write_awkward_series
 from klip_monai.evaluation.readers import Reader, Volume, installed_readers
-from klip_monai.io.dicom_files import DicomFiles
-from klip_monai.io.dicom_pixels import iter_stored
-from klip_monai.io.dicom_scan import scan_headers
+from klip_monai.io.dicom.files import DicomFiles
+from klip_monai.io.dicom.pixels import iter_stored
+from klip_monai.io.dicom.scan import scan_headers
 
 Part = tuple[NDArray[np.float64], NDArray[np.float64]]
 

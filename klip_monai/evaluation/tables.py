@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from klip_monai.io.atomic import publish
 from klip_monai.io.strict_json import write_json
+from klip_monai.io.write.atomic import publish
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from klip_monai.evaluation.tumour_figures import TumourScan, labelled_heat, lesion_parts
-from klip_monai.io.display import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU
-from klip_monai.io.pictures import MUTED, TEXT, draw_scale, draw_slice, panel, write_png
-from klip_monai.io.preview_geometry import PreviewScan
+from klip_monai.report.display import WINDOW_LEVEL_HU, WINDOW_WIDTH_HU
+from klip_monai.report.pictures import MUTED, TEXT, draw_scale, draw_slice, panel, write_png
+from klip_monai.report.preview_geometry import PreviewScan
 from klip_monai.scan import Scorer
 from klip_monai.standard import AIR_HU, StandardSlices
 

@@ -22,8 +22,8 @@ from klip_monai.evaluation.slice_study import StudySlices, expected_density
 from klip_monai.evaluation.study_file import Entry, Study
 from klip_monai.evaluation.tables import table
 from klip_monai.inferer import KLIPInferer
-from klip_monai.io.atomic import publish
 from klip_monai.io.strict_json import write_json
+from klip_monai.io.write.atomic import publish
 from klip_monai.prior import log_sigmas
 from klip_monai.scoring import Window, contrast_px, local_contrast, smooth
 from klip_monai.standard import PriorGrid, beneath_skin

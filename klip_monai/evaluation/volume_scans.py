@@ -10,7 +10,7 @@ from pathlib import Path
 from klip_monai.errors import InputError
 from klip_monai.evaluation.volume_anomalies import SliceStack
 from klip_monai.io import read_volume
-from klip_monai.io.dicom_source import person_of
+from klip_monai.io.dicom.source import person_of
 from klip_monai.standard import PriorGrid, slice_distance, standard_slices
 from klip_monai.training import SliceSet
 

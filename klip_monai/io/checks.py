@@ -75,10 +75,10 @@ def read_volume_file(path: Path, file_format: str) -> tuple[npt.NDArray[np.float
         InputError: what the readers of the formats refuse.
     """
     if file_format == "nifti":
-        from klip_monai.io.nifti import read_nifti
+        from klip_monai.io.files.nifti import read_nifti
 
         return read_nifti(path)
-    from klip_monai.io.nrrd import read_nrrd
+    from klip_monai.io.files.nrrd import read_nrrd
 
     return read_nrrd(path)
 

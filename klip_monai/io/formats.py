@@ -50,7 +50,7 @@ def format_of(path: Path, *, series_uid: str | None = None) -> str:
                 f"series_uid: got {series_uid!r} with {path.name!r}, expected it with DICOM only; leave it out"
             )
         return file_format
-    from klip_monai.io.dicom_files import is_archive
+    from klip_monai.io.dicom.files import is_archive
     from klip_monai.io.kinds import DICOM, NOT_DICOM, START_BYTES, kind_of
 
     with path.open("rb") as file:

@@ -17,12 +17,12 @@ from pydicom import Dataset
 
 from klip_monai.errors import InputError
 from klip_monai.io.checks import check_volume, read_volume_file
-from klip_monai.io.dicom import read_scanned
-from klip_monai.io.dicom_files import DicomFiles
-from klip_monai.io.dicom_geometry import LPS_TO_RAS
-from klip_monai.io.dicom_pixels import numbers, quiet_pydicom
-from klip_monai.io.dicom_scan import Scan, scan_headers
-from klip_monai.io.dicom_volumes import n_frames, text
+from klip_monai.io.dicom.files import DicomFiles
+from klip_monai.io.dicom.geometry import LPS_TO_RAS
+from klip_monai.io.dicom.pixels import numbers, quiet_pydicom
+from klip_monai.io.dicom.scan import Scan, scan_headers
+from klip_monai.io.dicom.series import read_scanned
+from klip_monai.io.dicom.volumes import n_frames, text
 from klip_monai.io.formats import FILE_FORMATS, suffix_of
 from klip_monai.io.kinds import DAMAGED
 from klip_monai.io.names import fingerprint, pseudonym

@@ -16,12 +16,12 @@ from monai.utils import MetaKeys, SpaceKeys
 
 from klip_monai.errors import InputError
 from klip_monai.io.checks import check_volume, read_volume_file
-from klip_monai.io.dicom_pixels import PADDING_HU
+from klip_monai.io.dicom.pixels import PADDING_HU
 from klip_monai.io.formats import format_of, suffix_of
 from klip_monai.io.names import fingerprint
 
 if TYPE_CHECKING:
-    from klip_monai.io.dicom_files import ListedFiles
+    from klip_monai.io.dicom.files import ListedFiles
 
 FILE_SEPARATOR = "\0"
 """No file name can hold it."""
@@ -46,7 +46,7 @@ def read_volume(
     Args:
         path: folder with DICOM files (searched with its subfolders), DICOMDIR, zip or tar archive of DICOM files (read
             without unpacking it), a multi-frame DICOM file, or a NIfTI, NRRD or MetaImage file; or DICOM files listed
-            one by one (:class:`klip_monai.io.dicom_files.ListedFiles`).
+            one by one (:class:`klip_monai.io.dicom.files.ListedFiles`).
         series_uid: SeriesInstanceUID, or name in `klip-monai inspect`, where there are several CT series.
         repair: what else to repair: "gaps" interpolates missing or unevenly spaced slices, over at most 10 mm, to a
             regular grid. Repeated slices and a tilted gantry need no asking, as nothing is resampled for them.
@@ -85,7 +85,7 @@ def read_volume(
     if isinstance(path, Path) and file_format != "dicom":
         values, affine = read_volume_file(path, file_format)
     else:
-        from klip_monai.io.dicom import read_ct_series
+        from klip_monai.io.dicom.series import read_ct_series
 
         series = read_ct_series(path, series_uid=series_uid, fill_gaps="gaps" in repair, progress=progress)
         values, affine, uid, repairs = series.values, series.affine, series.uid, series.repairs

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from monai.data import MetaTensor
 
-from klip_monai.io.summary import Provenance
+from klip_monai.report.summary import Provenance
 from klip_monai.scoring import Candidate, ContextNull, IDReference
 from klip_monai.scoring.candidates import ranked
 from klip_monai.standard import distance_of_standard_slices, slice_axis

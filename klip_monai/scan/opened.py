@@ -20,8 +20,8 @@ from klip_monai.standard import PriorGrid, StandardSlices, slice_distance, stand
 if TYPE_CHECKING:
     import os
 
-    from klip_monai.io.dicom_files import ListedFiles
-    from klip_monai.io.roi import Roi
+    from klip_monai.io.dicom.files import ListedFiles
+    from klip_monai.io.masks.roi import Roi
 
     Source: TypeAlias = str | os.PathLike[str] | ListedFiles | torch.Tensor | np.ndarray
     """A DICOM folder or archive, a NIfTI, NRRD or MetaImage file, listed DICOM files, or a volume in memory."""

@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from klip_monai.errors import InputError
-from klip_monai.io.case_report import CaseReport
-from klip_monai.io.case_report_html import write_html_report
-from klip_monai.io.dicom_pixels import PADDING_HU
-from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
-from klip_monai.io.preview import write_preview
-from klip_monai.io.scene import write_scene
-from klip_monai.io.shown import Shown
+from klip_monai.io.dicom.pixels import PADDING_HU
 from klip_monai.io.straighten import straighten
-from klip_monai.io.summary import Summary, candidate_in_words
+from klip_monai.io.write.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.output_files import OUTPUTS
+from klip_monai.report.case_report import CaseReport
+from klip_monai.report.case_report_html import write_html_report
+from klip_monai.report.preview import write_preview
+from klip_monai.report.scene import write_scene
+from klip_monai.report.shown import Shown
+from klip_monai.report.summary import Summary, candidate_in_words
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-    from klip_monai.io.dicom_overlay import Algorithm
+    from klip_monai.io.write.dicom_overlay import Algorithm
     from klip_monai.scan.case import Case
 
 
@@ -105,7 +105,7 @@ class Writing:
         Raises:
             InputError: if it was not read from DICOM files.
         """
-        from klip_monai.io.dicom_source import source_headers
+        from klip_monai.io.dicom.source import source_headers
 
         meta = self.case.volume.meta
         if meta["format"] != "dicom" or not meta["series_uid"]:
@@ -118,7 +118,7 @@ class Writing:
     @property
     def algorithm(self) -> Algorithm:
         """What made the overlay."""
-        from klip_monai.io.dicom_overlay import Algorithm
+        from klip_monai.io.write.dicom_overlay import Algorithm
 
         origin = self.case.provenance
         return Algorithm(origin.bundle, origin.bundle_version, origin.key)
@@ -159,7 +159,7 @@ def _report(writing: Writing) -> None:
 
 
 def _dicom_seg(writing: Writing) -> None:
-    from klip_monai.io.dicom_overlay import write_dicom_seg
+    from klip_monai.io.write.dicom_overlay import write_dicom_seg
 
     affine = np.asarray(writing.case.volume.affine, dtype=np.float64)
     write_dicom_seg(
@@ -172,7 +172,7 @@ def _dicom_seg(writing: Writing) -> None:
 
 
 def _dicom_pm(writing: Writing) -> None:
-    from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, TIMES_THE_TWINS, write_dicom_pm
+    from klip_monai.io.write.dicom_overlay import NATS_PER_PIXEL, TIMES_THE_TWINS, write_dicom_pm
 
     write_dicom_pm(
         writing.path("dicom_pm"),
@@ -186,8 +186,8 @@ def _dicom_pm(writing: Writing) -> None:
 
 
 def _dicom_pdf(writing: Writing) -> None:
-    from klip_monai.io.case_report_pdf import pdf_report
-    from klip_monai.io.dicom_pdf import write_dicom_pdf
+    from klip_monai.io.write.dicom_pdf import write_dicom_pdf
+    from klip_monai.report.case_report_pdf import pdf_report
 
     write_dicom_pdf(
         writing.path("dicom_pdf"),

@@ -11,10 +11,10 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from klip_monai.errors import InputError
-from klip_monai.io.mask import Mask, read_mask
-from klip_monai.io.mask_grid import on_grid
-from klip_monai.io.roi import Roi
-from klip_monai.io.summary import LookedAt
+from klip_monai.io.masks.mask import Mask, read_mask
+from klip_monai.io.masks.mask_grid import on_grid
+from klip_monai.io.masks.roi import Roi
+from klip_monai.report.summary import LookedAt
 from klip_monai.scoring import MIN_ML
 from klip_monai.standard import Placement, StandardSlices, beneath_skin, slice_axis
 
@@ -30,10 +30,10 @@ def read_region(
     """Read the region to look at, and refuse one that is not the scan's before anything is scored.
 
     The region lands on the scan's grid, and from there on that of the standard slices, by
-    :func:`klip_monai.io.mask_grid.on_grid`: a voxel is in it if its centre is.
+    :func:`klip_monai.io.masks.mask_grid.on_grid`: a voxel is in it if its centre is.
 
     Args:
-        roi: `FILE` or `FILE:LABELS`, see :class:`klip_monai.io.roi.Roi`.
+        roi: `FILE` or `FILE:LABELS`, see :class:`klip_monai.io.masks.roi.Roi`.
         volume: the scan, (1, X, Y, Z).
         slices: its standard slices.
         skin_px: thickness of the rim that is not scored, see :class:`klip_monai.inferer.KLIPInferer`.
@@ -101,7 +101,7 @@ class Region:
         voxels: of the scan that belong to it.
         volume_ml: of these voxels.
         slices: of the slices that were scored, those that have one of them.
-        sha256: hash of the mask that was read, see :attr:`klip_monai.io.mask.Mask.sha256`.
+        sha256: hash of the mask that was read, see :attr:`klip_monai.io.masks.mask.Mask.sha256`.
         labels: numbers of the labels that count; empty if all do.
         absent: how many of them have no voxel.
         share_inside: share of the mask that the scan covers.

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klip_monai.io.atomic import check_free, publish
 from klip_monai.io.strict_json import write_json
-from klip_monai.io.summary import Summary
+from klip_monai.io.write.atomic import check_free, publish
 from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
+from klip_monai.report.summary import Summary
 from klip_monai.scan.case import Case
 from klip_monai.scan.outputs import WRITERS, Writing, write_picture
 from klip_monai.scan.summary import summarize

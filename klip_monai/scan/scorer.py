@@ -17,9 +17,9 @@ from monai.data import MetaTensor
 from klip_monai.bundle import DEFAULT_BUNDLE, BundleInfo, find_bundle, open_workflow, provenance
 from klip_monai.errors import BundleError, known_error
 from klip_monai.inferer import KLIPInferer
-from klip_monai.io.summary import Provenance
 from klip_monai.physics import LinearOperator, Noise
 from klip_monai.prior import Denoiser
+from klip_monai.report.summary import Provenance
 from klip_monai.scan.case import Case
 from klip_monai.scan.opened import OpenedScan, Reading
 from klip_monai.scan.overrides import bundle_overrides, check_measurement, check_settings
@@ -31,7 +31,7 @@ from klip_monai.standard import PriorGrid, beneath_skin, to_source_grid
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-    from klip_monai.io.roi import Roi
+    from klip_monai.io.masks.roi import Roi
     from klip_monai.scan.opened import Source
 
 

@@ -12,12 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from klip_monai.errors import InputError
-from klip_monai.io.atomic import publish
-from klip_monai.io.overlay import write_heatmap, write_reconstruction
-from klip_monai.io.preview import write_sinogram_preview
-from klip_monai.io.sinogram import Sinogram
+from klip_monai.io.files.sinogram import Sinogram
 from klip_monai.io.strict_json import write_json
-from klip_monai.io.summary import Provenance, RawData, SinogramSummary, Worst
+from klip_monai.io.write.atomic import publish
+from klip_monai.io.write.overlay import write_heatmap, write_reconstruction
 from klip_monai.phantom import axial_affine
 from klip_monai.physics import (
     AttenuationScale,
@@ -30,6 +28,8 @@ from klip_monai.physics import (
     Tomography,
     bounded_least_squares,
 )
+from klip_monai.report.preview import write_sinogram_preview
+from klip_monai.report.summary import Provenance, RawData, SinogramSummary, Worst
 from klip_monai.scan.scorer import Scorer
 from klip_monai.scan.summary import versions
 from klip_monai.standard import PriorGrid, body_mask

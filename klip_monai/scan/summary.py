@@ -10,9 +10,9 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from klip_monai import __version__
-from klip_monai.io.preview_geometry import first_maximum
 from klip_monai.io.straighten import leans
-from klip_monai.io.summary import Source, Summary, Thresholds, Worst
+from klip_monai.report.preview_geometry import first_maximum
+from klip_monai.report.summary import Source, Summary, Thresholds, Worst
 from klip_monai.scan.case import Case
 from klip_monai.scan.region import Region
 from klip_monai.scoring import LABEL_NAMES, IDReference, what_p_and_q_mean

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from klip_monai.errors import InputError, OutputError
-from klip_monai.io.dicom_files import DicomFile, DicomFiles, ListedFiles, Member
-from klip_monai.io.dicom_pixels import quiet_pydicom
-from klip_monai.io.dicom_scan import scan_headers
-from klip_monai.io.dicom_volumes import distinct
+from klip_monai.io.dicom.files import DicomFile, DicomFiles, ListedFiles, Member
+from klip_monai.io.dicom.pixels import quiet_pydicom
+from klip_monai.io.dicom.scan import scan_headers
+from klip_monai.io.dicom.volumes import distinct
 from klip_monai.io.kinds import BAD_ARCHIVE, DAMAGED, GZIP, UNREADABLE
 from klip_monai.io.names import pseudonym
 from klip_monai.screening.found import ArchiveCounts, FoundSeries, SeriesFilter

@@ -12,7 +12,7 @@ from typing import Any
 
 from scipy import stats
 
-from klip_monai.io.atomic import publish
+from klip_monai.io.write.atomic import publish
 from klip_monai.scoring import LABEL_NAMES
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.ledger import Ledger

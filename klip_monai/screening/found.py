@@ -8,8 +8,8 @@ from datetime import date
 from pathlib import Path
 
 from klip_monai.errors import InputError
-from klip_monai.io.dicom_files import ListedFiles
-from klip_monai.io.dicomweb import RemoteSeries
+from klip_monai.io.dicom.files import ListedFiles
+from klip_monai.io.pacs.dicomweb import RemoteSeries
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from klip_monai.io.dicom_files import HEADER_BYTES, DicomFile, DicomFiles, Member, Readable
-from klip_monai.io.dicom_head import read_head
-from klip_monai.io.dicom_pixels import quiet_pydicom
-from klip_monai.io.dicom_scan import damage, what_it_is
-from klip_monai.io.dicom_volumes import n_frames, place, text
+from klip_monai.io.dicom.files import HEADER_BYTES, DicomFile, DicomFiles, Member, Readable
+from klip_monai.io.dicom.head import read_head
+from klip_monai.io.dicom.pixels import quiet_pydicom
+from klip_monai.io.dicom.scan import damage, what_it_is
+from klip_monai.io.dicom.volumes import n_frames, place, text
+from klip_monai.io.files.volume_head import claimed_slices
 from klip_monai.io.formats import FILE_FORMATS
 from klip_monai.io.kinds import (
     DAMAGED,
@@ -32,7 +33,6 @@ from klip_monai.io.kinds import (
     begins_like_archive,
     kind_of,
 )
-from klip_monai.io.volume_head import claimed_slices
 
 IMAGE, VOLUME_FILE, ARCHIVE = "image", "volume file", "archive"
 """What a file is; other words tell why it is passed over."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from klip_monai.errors import OutputError
-from klip_monai.io.dicomweb import RemoteSeries
+from klip_monai.io.pacs.dicomweb import RemoteSeries
 from klip_monai.screening.found import FoundSeries
 
 

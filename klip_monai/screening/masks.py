@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from klip_monai.errors import InputError
-from klip_monai.io.roi import Roi
+from klip_monai.io.masks.roi import Roi
 from klip_monai.screening.found import FoundSeries
 
 NO_MASK = "none"
@@ -40,7 +40,7 @@ def mask_hash(masks: Roi, key: str, name: str) -> str:
 
     Args:
         masks: folder with the masks.
-        key: see :meth:`klip_monai.io.roi.Roi.in_folder`.
+        key: see :meth:`klip_monai.io.masks.roi.Roi.in_folder`.
         name: likewise.
     """
     try:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from klip_monai.io.dicomweb import Pacs, RemoteSeries
 from klip_monai.io.names import pseudonym
+from klip_monai.io.pacs.dicomweb import Pacs, RemoteSeries
 from klip_monai.screening.entry import Entry
 from klip_monai.screening.found import FoundSeries, SeriesFilter
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydicom import dcmread
 
-from klip_monai.io.dicom_files import DicomFiles, ListedFiles
-from klip_monai.io.dicom_pixels import quiet_pydicom
+from klip_monai.io.dicom.files import DicomFiles, ListedFiles
+from klip_monai.io.dicom.pixels import quiet_pydicom
 from klip_monai.io.kinds import Neighbours
 from klip_monai.screening.headers import hash63
 from klip_monai.screening.index_schema import LOST

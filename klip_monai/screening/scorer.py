@@ -17,11 +17,11 @@ import torch
 
 from klip_monai.bundle import bundle_info, open_workflow
 from klip_monai.errors import BundleError, InputError, OutputError, PacsError, known_error
-from klip_monai.io.dicom_files import ListedFiles
-from klip_monai.io.dicomweb import RemoteSeries
-from klip_monai.io.roi import Roi
-from klip_monai.io.summary import Summary
+from klip_monai.io.dicom.files import ListedFiles
+from klip_monai.io.masks.roi import Roi
+from klip_monai.io.pacs.dicomweb import RemoteSeries
 from klip_monai.prior.precision import precision_of
+from klip_monai.report.summary import Summary
 from klip_monai.scan import Case, Scorer, save_case
 from klip_monai.scan.opened import Reading
 from klip_monai.scoring import IDReference, settings_key
@@ -48,7 +48,7 @@ class Model:
         seed: of measurement noise and sampling.
         outputs: which of :data:`klip_monai.output_files.OUTPUTS` to write.
         repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
-        masks: folder with the region of each series to look at, see :meth:`klip_monai.io.roi.Roi.in_folder`; None
+        masks: folder with the region of each series to look at, see :meth:`klip_monai.io.masks.roi.Roi.in_folder`; None
             looks at whole scans.
         threads: CPU threads of torch; None leaves them.
         batch_size: slices that pass a GPU's network together; None is not settled yet. Another one changes scores by

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from klip_monai.io.atomic import check_writable
+from klip_monai.io.write.atomic import check_writable
 from klip_monai.screening.engine import Screening
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.found import FoundSeries

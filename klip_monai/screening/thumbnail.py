@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from klip_monai.io.preview import WORST_SLICE
+from klip_monai.report.preview import WORST_SLICE
 
 WIDTH, HEIGHT = 192, 178
 """Pixels of a thumbnail; twice what the report shows it at, for sharp screens."""
@@ -18,7 +18,7 @@ def thumbnail(preview: Path) -> str:
     """The worst slice of a preview with its overlay, as a ``data:`` URL of a WebP picture of 4 to 7 kB.
 
     Args:
-        preview: PNG file of :func:`klip_monai.io.preview.write_preview`.
+        preview: PNG file of :func:`klip_monai.report.preview.write_preview`.
 
     Returns:
         The URL; empty where the file is missing or no picture.

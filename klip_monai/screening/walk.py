@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from klip_monai.errors import InputError
-from klip_monai.io.dicom_files import DicomFiles
+from klip_monai.io.dicom.files import DicomFiles
 from klip_monai.io.folders import Entry, Listing, walk
 
 

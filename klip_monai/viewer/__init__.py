@@ -70,7 +70,7 @@ def view(scene: str | Path, *, host: str = "127.0.0.1", port: int = 0, browser: 
     """Become the server of a scene, until interrupted.
 
     Args:
-        scene: `.mrb` file, from :func:`klip_monai.io.scene.write_scene`.
+        scene: `.mrb` file, from :func:`klip_monai.report.scene.write_scene`.
         host: address to listen at. Whoever reaches it sees the scan; nothing else asks who it is.
         port: to listen at; 0 takes a free one.
         browser: whether to open the page.

@@ -11,8 +11,8 @@ import nibabel as nib
 import pytest
 from planted_case import BLOB_PEAK, MARKED_VOXELS, Case, write_case
 
-from klip_monai.io.scene import write_scene
-from klip_monai.io.shown import Shown
+from klip_monai.report.scene import write_scene
+from klip_monai.report.shown import Shown
 
 SCRIPT = Path(__file__).with_name("slicer_render.py")
 SlicerReport = dict[str, Any]

@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from klip_monai.io.overlay import write_heatmap, write_segmentation
+from klip_monai.io.write.overlay import write_heatmap, write_segmentation
 
 SHAPE, SPACING = (96, 80, 40), (2.0, 2.0, 4.0)
 BLOB_VOXEL, BLOB_SIGMA_MM, BLOB_PEAK = (30, 36, 18), 9.0, 0.1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from klip_monai.io.segments import SEGMENTS
+from klip_monai.io.write.segments import SEGMENTS
 
 
 def check_overlays(report: dict[str, Any]) -> None:

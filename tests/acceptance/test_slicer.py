@@ -20,8 +20,8 @@ from matplotlib.image import imread
 from planted_case import BLOB_PEAK, BLOB_SIGMA_MM, BLOB_VOXEL, SHAPE, Case
 from slicer_checks import changed_pixels, check_overlays, check_segments
 
-from klip_monai.io.overlay import write_segmentation
-from klip_monai.io.segments import SEGMENTS
+from klip_monai.io.write.overlay import write_segmentation
+from klip_monai.io.write.segments import SEGMENTS
 
 pytestmark = pytest.mark.acceptance
 

@@ -37,8 +37,8 @@ from fuzz_mutations import Files, mutated
 
 from klip_monai.errors import KlipError
 from klip_monai.io import index_series, read_volume
-from klip_monai.io.nrrd import read_nrrd  # noqa: F401 (the workers are copies of this process: slow imports first)
-from klip_monai.io.sinogram import read_sinogram
+from klip_monai.io.files.nrrd import read_nrrd  # noqa: F401 (the workers are copies of this process: slow imports first)
+from klip_monai.io.files.sinogram import read_sinogram
 from klip_monai.screening.discovery import ArchiveIndex
 from klip_monai.screening.found import SeriesFilter
 

@@ -28,9 +28,11 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from klip_monai.errors import InputError
-from klip_monai.io import dicom, dicom_files, index_series, read_volume
+from klip_monai.io import index_series, read_volume
 from klip_monai.io.claims import check_claim
-from klip_monai.io.sinogram import read_sinogram
+from klip_monai.io.dicom import files as dicom_files
+from klip_monai.io.dicom import series as dicom
+from klip_monai.io.files.sinogram import read_sinogram
 
 SINOGRAM = np.random.default_rng(0).random((5, 8)).astype(np.float32)
 

@@ -19,10 +19,10 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from klip_monai.io import dicom_head
-from klip_monai.io.dicom_head import parse_head, read_head
-from klip_monai.io.dicom_scan import sop_class, what_it_is
-from klip_monai.io.dicom_volumes import n_frames, place, text
+from klip_monai.io.dicom import head as dicom_head
+from klip_monai.io.dicom.head import parse_head, read_head
+from klip_monai.io.dicom.scan import sop_class, what_it_is
+from klip_monai.io.dicom.volumes import n_frames, place, text
 
 SYNTAXES = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian]
 PLAIN = SYNTAXES[:2]

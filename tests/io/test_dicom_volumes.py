@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from pydicom import Dataset
 
-from klip_monai.io.dicom_volumes import split
+from klip_monai.io.dicom.volumes import split
 
 Edit = Callable[[int, Dataset], None]
 

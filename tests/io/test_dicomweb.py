@@ -17,7 +17,7 @@ from pydicom.uid import CTImageStorage, RLELossless, generate_uid
 
 from klip_monai.errors import InputError, PacsError
 from klip_monai.io import read_volume
-from klip_monai.io.dicomweb import Pacs, RemoteSeries, series_at
+from klip_monai.io.pacs.dicomweb import Pacs, RemoteSeries, series_at
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from odd_server import MULTIPART, SERIES, STUDY, Answer, Server, found, multipar
 
 from klip_monai.errors import InputError, KlipError, PacsError
 from klip_monai.io import read_volume
-from klip_monai.io.dicomweb import Pacs, is_url, series_at
+from klip_monai.io.pacs.dicomweb import Pacs, is_url, series_at
 
 pytest.importorskip("dicomweb_client")
 requests = pytest.importorskip("requests")

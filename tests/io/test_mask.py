@@ -23,9 +23,9 @@ from scipy.spatial.transform import Rotation
 
 from klip_monai.errors import InputError
 from klip_monai.io import claims
-from klip_monai.io.mask import Mask, read_mask
-from klip_monai.io.mask_grid import on_grid
-from klip_monai.io.roi import Roi
+from klip_monai.io.masks.mask import Mask, read_mask
+from klip_monai.io.masks.mask_grid import on_grid
+from klip_monai.io.masks.roi import Roi
 
 SHAPE = (40, 36, 14)
 # No centre lies on a side of the box: not a multiple of a mm.

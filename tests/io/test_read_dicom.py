@@ -23,7 +23,7 @@ from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, JPEG2000Los
 from scipy.spatial.transform import Rotation
 
 from klip_monai.io import list_series, read_volume
-from klip_monai.io.dicom_pixels import quiet_pydicom
+from klip_monai.io.dicom.pixels import quiet_pydicom
 
 
 def itk_series(folder: Path, uid: str = "") -> tuple[np.ndarray, np.ndarray]:

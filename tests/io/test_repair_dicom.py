@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
 from klip_monai.io import index_series, list_series, read_volume
-from klip_monai.io.dicom_geometry import SeriesGrid, series_grid
+from klip_monai.io.dicom.geometry import SeriesGrid, series_grid
 from klip_monai.io.straighten import straighten
 from klip_monai.standard import PriorGrid, standard_slices, to_source_grid
 

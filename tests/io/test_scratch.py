@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from klip_monai.errors import OutputError
-from klip_monai.io.scratch import scratch_folder, sweep
+from klip_monai.io.pacs.scratch import scratch_folder, sweep
 
 KILLED = """
 import os, signal
-from klip_monai.io.scratch import scratch_folder
+from klip_monai.io.pacs.scratch import scratch_folder
 with scratch_folder() as folder:
     (folder / "scan.dcm").touch()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,7 @@ import scipy.io
 import torch
 
 from klip_monai.errors import InputError
-from klip_monai.io.sinogram import read_sinogram
+from klip_monai.io.files.sinogram import read_sinogram
 from klip_monai.physics import FanBeam, ParallelBeam, Tomography, bounded_least_squares
 
 VALUES = np.random.default_rng(0).random((5, 8)).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from klip_monai.io.volume_head import claimed_slices
+from klip_monai.io.files.volume_head import claimed_slices
 
 SHAPE = (5, 7, 300)
 

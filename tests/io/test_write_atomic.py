@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from klip_monai.errors import InputError, OutputError
-from klip_monai.io.atomic import publish
+from klip_monai.io.write.atomic import publish
 
 
 def names(folder: Path) -> list[str]:
@@ -122,7 +122,7 @@ def test_file_system_without_links_still_replaces_nothing(tmp_path: Path, monkey
 RACE = """
 import sys, time
 from klip_monai.errors import OutputError
-from klip_monai.io import atomic
+from klip_monai.io.write import atomic
 folder, me, locks = sys.argv[1:]
 if locks == "without locks":
     def refuse(*_): raise OSError("no locks here")

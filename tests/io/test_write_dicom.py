@@ -21,13 +21,13 @@ from scipy.spatial.transform import Rotation
 
 from klip_monai.errors import InputError
 from klip_monai.io import read_volume
-from klip_monai.io.dicom_geometry import LPS_TO_RAS
-from klip_monai.io.dicom_overlay import NATS_PER_PIXEL, Algorithm, write_dicom_pm, write_dicom_seg
-from klip_monai.io.dicom_pdf import write_dicom_pdf
-from klip_monai.io.dicom_source import source_headers
-from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
-from klip_monai.io.segments import SEGMENTS
+from klip_monai.io.dicom.geometry import LPS_TO_RAS
+from klip_monai.io.dicom.source import source_headers
 from klip_monai.io.straighten import straighten
+from klip_monai.io.write.dicom_overlay import NATS_PER_PIXEL, Algorithm, write_dicom_pm, write_dicom_seg
+from klip_monai.io.write.dicom_pdf import write_dicom_pdf
+from klip_monai.io.write.overlay import write_heatmap, write_labels, write_segmentation
+from klip_monai.io.write.segments import SEGMENTS
 
 ALGORITHM = Algorithm(name="klip_ct_phantom", version="0.1.0", key="0123456789abcdef")
 SCALE = (0.01, 0.2)

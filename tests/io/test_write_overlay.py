@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from klip_monai.errors import InputError
-from klip_monai.io.overlay import write_heatmap, write_labels, write_segmentation
-from klip_monai.io.segments import SEGMENTS
+from klip_monai.io.write.overlay import write_heatmap, write_labels, write_segmentation
+from klip_monai.io.write.segments import SEGMENTS
 
 SHAPE = (7, 6, 5)
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -17,10 +17,10 @@ from monai.transforms import Compose
 
 from klip_monai.errors import InputError
 from klip_monai.inferer import KLIPInferer
-from klip_monai.io.roi import Roi
-from klip_monai.io.summary import Provenance
+from klip_monai.io.masks.roi import Roi
 from klip_monai.physics import make_operator
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.report.summary import Provenance
 from klip_monai.scan import Scorer
 from klip_monai.scan.region import Region, region_on_slices
 from klip_monai.scoring import ExpectedDensity, IDReference

@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 from klip_monai.cli import app
 from klip_monai.errors import InputError
 from klip_monai.inferer import KLIPInferer
+from klip_monai.io.files.sinogram import Sinogram, read_sinogram
 from klip_monai.io.names import sinogram_name
-from klip_monai.io.sinogram import Sinogram, read_sinogram
-from klip_monai.io.summary import Provenance
 from klip_monai.phantom import random_scan
 from klip_monai.physics import (
     AttenuationScale,
@@ -31,6 +30,7 @@ from klip_monai.physics import (
     Tomography,
 )
 from klip_monai.prior import GaussianDenoiser
+from klip_monai.report.summary import Provenance
 from klip_monai.scan import Scorer
 from klip_monai.scan.sinogram_case import CG_ITERATIONS, NO_REFERENCE, measured_slice, score_sinogram
 from klip_monai.standard import AIR_HU, PriorGrid, standard_slices

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from klip_monai.cli import app
 from klip_monai.errors import InputError
-from klip_monai.io.dicomweb import Pacs, RemoteSeries
+from klip_monai.io.pacs.dicomweb import Pacs, RemoteSeries
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.found import FoundSeries, SeriesFilter
 from klip_monai.screening.ledger import FILE_NAME, Ledger

@@ -14,8 +14,8 @@ from PIL import Image
 from screened import PROVENANCE, reference, screened
 
 from klip_monai.errors import OutputError
-from klip_monai.io.preview import write_preview
-from klip_monai.io.shown import Shown
+from klip_monai.report.preview import write_preview
+from klip_monai.report.shown import Shown
 from klip_monai.scoring import Candidate
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.report import write_report

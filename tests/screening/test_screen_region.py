@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from klip_monai.cli import app
 from klip_monai.errors import InputError
-from klip_monai.io.roi import Roi
+from klip_monai.io.masks.roi import Roi
 from klip_monai.screening.entry import State
 from klip_monai.screening.ledger import FILE_NAME, Ledger
 from klip_monai.screening.masks import NO_MASK, mask_hash

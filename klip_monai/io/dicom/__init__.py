@@ -1,0 +1,1 @@
+"""DICOM in: files, headers, pixels, geometry, and which images make a volume."""

@@ -1,0 +1,1 @@
+"""Other files in: NIfTI, NRRD, MetaImage, arrays and raw sinograms."""

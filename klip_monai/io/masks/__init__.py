@@ -1,0 +1,1 @@
+"""Masks of a region, in whatever format and on whatever grid."""

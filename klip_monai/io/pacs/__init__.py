@@ -1,0 +1,1 @@
+"""A DICOMweb server: series from it, and results back."""

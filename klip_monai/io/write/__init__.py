@@ -1,0 +1,1 @@
+"""Overlays out, whole or not at all."""

@@ -1,0 +1,1 @@
+"""Published JSON Schemas of summaries, and what writes them."""

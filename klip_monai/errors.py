@@ -29,6 +29,12 @@ class PacsError(KlipError, OSError):
     """A DICOMweb server that cannot be reached, does not let us in, or answers with what is no use."""
 
 
+def no_access(path: object, error: OSError) -> InputError:
+    """Of the disk or the network, not of the file: no verdict on what it holds."""
+    reason = error.strerror or type(error).__name__
+    return InputError(f"{path}: got no access ({reason}), expected a file that can be read; try again")
+
+
 def printable(message: str) -> str:
     """A message on one line, without characters that would act on a terminal."""
     if message.isprintable():

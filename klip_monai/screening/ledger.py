@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
@@ -123,12 +123,13 @@ class Ledger:
             self._sql.execute("INSERT OR REPLACE INTO facts VALUES ('batch_size', ?)", (str(size),))
         return size
 
-    def retry(self, states: Iterable[State]) -> None:
-        """Do the series again that are in one of these states."""
+    def retry(self, states: Iterable[State], *, groups: Sequence[str] = ()) -> None:
+        """Do the series again that are in one of these states, for reasons of these groups; of all groups without."""
+        among = f' AND "group" IN ({", ".join("?" * len(groups))})' if groups else ""
         with self._transaction():
             for state in states:
                 statement, values = _update(_DONE_AGAIN)
-                self._sql.execute(f"{statement} WHERE state = ?", (*values, state.value))
+                self._sql.execute(f"{statement} WHERE state = ?{among}", (*values, state.value, *groups))
 
     def claim(self, name: str, *, n_slices: int = 0, description: str = "", mask: str = "") -> Claim:
         """Take a series to work on.

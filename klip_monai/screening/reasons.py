@@ -25,6 +25,9 @@ _GROUPS = (  # first match counts; words of the readers' messages
     (r"grey|frame", "not one grey volume"),
 )
 
+NOT_NOW = ("no access", "not found")
+"""Groups of what is no verdict on a series: its files could not be read this time."""
+
 _SKIPPED = (
     (r"slice\(s\), expected at least", "too few slices"),
     (r"the same images", "duplicates"),

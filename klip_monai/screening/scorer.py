@@ -27,7 +27,7 @@ from klip_monai.scan.opened import Reading
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
-from klip_monai.screening.reasons import group_of, without_names
+from klip_monai.screening.reasons import NOT_NOW, group_of, without_names
 from klip_monai.slice_batches import Progress
 
 DEFAULT_OUTPUTS = ("seg-nrrd",)
@@ -114,7 +114,8 @@ def score_one(job: Job, *, stop: threading.Event | None = None) -> Outcome:
         stop: ends the work at the next batch when set.
 
     Returns:
-        Scored, refused (its data cannot be used, and the reader said why) or failed (anything else).
+        Scored, refused (its data cannot be used, and the reader said why) or failed (anything else, also files that
+        could not be read this time).
 
     Raises:
         OutputError: the output cannot be written, so that no other series could be.
@@ -131,7 +132,8 @@ def score_one(job: Job, *, stop: threading.Event | None = None) -> Outcome:
             raise known from None
         reason = without_names(str(known))
         if isinstance(known, InputError):
-            return Outcome(replace(job.entry, state=State.refused, reason=reason, group=group_of(reason)))
+            state = State.failed if group_of(reason) in NOT_NOW else State.refused
+            return Outcome(replace(job.entry, state=state, reason=reason, group=group_of(reason)))
         if isinstance(known, PacsError):
             return Outcome(failed(job.entry, reason, "server"), trace=trace)
         return Outcome(failed(job.entry, *_crash(error)), trace=trace)

@@ -17,6 +17,7 @@ from klip_monai.screening.found import FoundSeries
 from klip_monai.screening.ledger import FILE_NAME, Ledger
 from klip_monai.screening.listeners import MetricsFile
 from klip_monai.screening.plan import Plan, make_plan
+from klip_monai.screening.reasons import NOT_NOW
 from klip_monai.screening.results import REFERENCE, write_results
 from klip_monai.screening.scorer import Model
 from klip_monai.screening.tally import Listener, Tally
@@ -86,6 +87,7 @@ def screen(series: Series, output: Path, model: Model, options: Options) -> Tall
             if workers.dashboard:
                 options.announce(f"Dask dashboard: {workers.dashboard}")
             model = _settle(ledger, workers, model, output, options)
+            ledger.retry((State.failed,), groups=NOT_NOW)
             if options.retry:
                 ledger.retry((State.refused, State.failed))
             plan = make_plan(series(), ledger)

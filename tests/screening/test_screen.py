@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -151,9 +152,9 @@ def test_crashes_are_told_by_their_kind_alone(job, monkeypatch):
         assert "Smith" in outcome.trace
 
 
-def test_a_scan_that_is_gone_is_refused_without_its_path(job, tmp_path):
+def test_a_scan_that_is_gone_is_no_verdict_and_told_without_its_path(job, tmp_path):
     outcome = score_one(Job(job.entry, tmp_path / "Smith.nii.gz", job.model, tmp_path))
-    assert (outcome.entry.state, outcome.entry.group) == (State.refused, "not found")
+    assert (outcome.entry.state, outcome.entry.group) == (State.failed, "not found")
     assert "Smith" not in str(outcome.entry)
 
 
@@ -180,3 +181,27 @@ def test_what_is_passed_over_is_said(tmp_path, quick_bundle):
     (tmp_path / "archive" / "broken").write_bytes(bytes(128) + b"DICM" + b"\xff" * 99)
     done = screen(tmp_path / "archive", tmp_path / "out", quick_bundle, "--dry-run")
     assert "passed over: 1 x damaged file, 1 x not DICOM" in done.output + done.stderr
+
+
+def test_a_scan_that_could_not_be_read_is_read_when_the_disk_is_back(archive, quick_bundle, tmp_path, monkeypatch):
+    folder = tmp_path / "archive"
+    shutil.copytree(archive, folder)
+    victim, load = "Smith_2.nii.gz", nib.load
+
+    def stale(path, *args, **kwargs):
+        if Path(path).name == victim:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return load(path, *args, **kwargs)
+
+    monkeypatch.setattr("klip_monai.io.files.nifti.nib.load", stale)
+    first = screen(folder, tmp_path / "out", quick_bundle)
+    assert first.exit_code == 3
+    with Ledger(tmp_path / "out" / FILE_NAME) as ledger:
+        (failed,) = [entry for entry in ledger.entries() if entry.state is State.failed]
+        assert failed.group == "no access"
+    monkeypatch.undo()
+    screen(folder, tmp_path / "out", quick_bundle)
+    with Ledger(tmp_path / "out" / FILE_NAME) as ledger:
+        states = {entry.name: entry.state for entry in ledger.entries()}
+    assert states[failed.name] is State.scored, "without --retry"
+    assert list(states.values()).count(State.refused) == 1, "a verdict stays"

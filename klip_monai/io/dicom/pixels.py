@@ -26,7 +26,7 @@ from pydicom.uid import (
     JPEGTransferSyntaxes,
 )
 
-from klip_monai.errors import InputError
+from klip_monai.errors import InputError, no_access
 from klip_monai.io.dicom.files import HEADER_BYTES, DicomFile, DicomFiles
 
 PADDING_HU = -1024.0
@@ -193,10 +193,7 @@ def iter_stored(headers: Sequence[Dataset], files: DicomFiles, label: str) -> It
                     raise ValueError(f"decoded to {stored.shape}")
             except Exception as error:  # decoders raise many types; the reason is kept as the cause
                 if isinstance(error, OSError) and error.errno:  # of the disk or the network, not of the file
-                    raise InputError(
-                        f"{label}, {Path(header.filename).name!r}: got no access ({error.strerror}), expected a file "
-                        "that can be read; try again"
-                    ) from error
+                    raise no_access(f"{label}, {Path(header.filename).name!r}", error) from error
                 raise InputError(
                     f"{label}, {Path(header.filename).name!r}: got pixels that are cut off or cannot be decoded "
                     f"({_syntax(header)}), expected a complete image; copy the file again or convert it to "

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from nibabel.nifti1 import unit_codes
 from nibabel.nifti2 import Nifti2Header
 
-from klip_monai.errors import InputError
+from klip_monai.errors import InputError, no_access
 from klip_monai.io.claims import MAX_RATIO, check_claim
 from klip_monai.io.kinds import NOT_DICOM, START_BYTES, VOLUME, kind_of
 
@@ -56,7 +56,7 @@ def read_nifti(
             is_named_well = is_packed == (path.suffix.lower() == ".gz")
             image = nib.load(path) if is_named_well else _load(stack.enter_context(_unpacked(path, is_packed)))
         except Exception as error:  # nibabel passes on zlib, struct and header errors
-            raise _damaged(path) from error
+            raise _damaged(path, error) from error
         if not isinstance(image, nib.Nifti1Image):
             raise InputError(f"{path}: got {type(image).__name__}, expected NIfTI-1 or NIfTI-2; convert it to .nii.gz")
         shape = image.shape
@@ -79,7 +79,7 @@ def read_nifti(
                 whole = image.get_fdata(dtype=np.float32, caching="unchanged") if not exact else image.dataobj
                 values = np.asanyarray(whole)
         except Exception as error:
-            raise _damaged(path) from error
+            raise _damaged(path, error) from error
         return values.reshape(shape[:3]), affine
 
 
@@ -142,7 +142,9 @@ def _qform(header: nib.Nifti1Header) -> tuple[npt.NDArray[np.float64], int]:
         return header.get_qform(coded=True)
 
 
-def _damaged(path: Path) -> InputError:
+def _damaged(path: Path, error: Exception) -> InputError:
+    if isinstance(error, OSError) and error.errno:  # of the disk or the network, not of the file
+        return no_access(path, error)
     return InputError(
         f"{path}: got a file that is cut off, damaged or no NIfTI, expected a complete .nii or .nii.gz; copy it again, "
         "or convert the original series again"

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import SimpleITK as sitk  # noqa: N813 (the name its own documentation uses)
 
-from klip_monai.errors import InputError
+from klip_monai.errors import InputError, no_access
 from klip_monai.io.claims import MAX_RATIO
 from klip_monai.io.dicom.geometry import LPS_TO_RAS
 from klip_monai.io.files.image_header import check_meta_image, check_nrrd
@@ -33,7 +33,11 @@ def read_nrrd(
     Raises:
         InputError: damaged file, other than three axes or one value a voxel, or a header without the place in space.
     """
-    (check_meta_image if path.suffix.lower() in (".mha", ".mhd") else check_nrrd)(path, max_ratio=max_ratio)
+    check = check_meta_image if path.suffix.lower() in (".mha", ".mhd") else check_nrrd
+    try:
+        check(path, max_ratio=max_ratio)
+    except OSError as error:
+        raise no_access(path, error) from error
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     warned = sitk.ProcessObject.GetGlobalWarningDisplay()

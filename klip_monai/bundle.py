@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
             meta_file=str(bundle.root / "configs" / "metadata.json"),
             logging_file=False,
             workflow_type=kind,
-            bundle_root=str(bundle.root),
+            bundle_root=_literal(str(bundle.root)),
             **overrides,
         )
     for name, value in of_inferer.items():
@@ -147,6 +148,11 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
     _check_preset(bundle, workflow.parser, overrides.get("preset"))
     _set_precision(bundle, workflow.parser, precision)
     return workflow
+
+
+def _literal(text: str) -> str:
+    """A configuration's value for a text that MONAI's parser must read nothing into, as into the # or @ of a path."""
+    return f"$bytes.fromhex('{os.fsencode(text).hex()}').decode('utf-8', 'surrogateescape')"
 
 
 def _check_device(device: str) -> None:

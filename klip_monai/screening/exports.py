@@ -18,6 +18,7 @@ from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.ledger import Ledger
 
 _ROWS = 10_000  # written at a time
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _VOLUMES = {name: f"{name.lower().replace(' ', '_')}_ml" for n, name in LABEL_NAMES.items() if n}
 
 
@@ -66,10 +67,22 @@ def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         for row in rows:
-            plain = {
-                key: " | ".join(map(str, value)) if isinstance(value, tuple) else value for key, value in row.items()
-            }
-            writer.writerow(plain)
+            writer.writerow({key: _cell(value) for key, value in row.items()})
+
+
+def _cell(value: Any) -> Any:
+    """A value of a table; text that a spreadsheet would take for a formula begins with an apostrophe."""
+    text = " | ".join(map(str, value)) if isinstance(value, tuple) else value
+    is_formula = isinstance(value, str | tuple) and str(text).startswith(_FORMULA) and not _is_number(text)
+    return f"'{text}" if is_formula else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.partition(" | ")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:

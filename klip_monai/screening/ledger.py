@@ -131,6 +131,13 @@ class Ledger:
                 statement, values = _update(_DONE_AGAIN)
                 self._sql.execute(f"{statement} WHERE state = ?{among}", (*values, state.value, *groups))
 
+    def redo(self, names: Iterable[str]) -> None:
+        """Do these series again."""
+        with self._transaction():
+            for name in names:
+                statement, values = _update(_DONE_AGAIN)
+                self._sql.execute(f"{statement} WHERE name = ?", (*values, name))
+
     def claim(self, name: str, *, n_slices: int = 0, description: str = "", mask: str = "") -> Claim:
         """Take a series to work on.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from klip_monai.io.write.atomic import check_writable
+from klip_monai.output_files import file_names
 from klip_monai.screening.engine import Screening
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.found import FoundSeries
@@ -88,6 +89,9 @@ def screen(series: Series, output: Path, model: Model, options: Options) -> Tall
                 options.announce(f"Dask dashboard: {workers.dashboard}")
             model = _settle(ledger, workers, model, output, options)
             ledger.retry((State.failed,), groups=NOT_NOW)
+            if lost := [entry.name for entry in ledger.entries() if _is_lost(entry, output, model.outputs)]:
+                options.announce(f"{len(lost)} scored series lack some of their files; they are scored again")
+                ledger.redo(lost)
             if options.retry:
                 ledger.retry((State.refused, State.failed))
             plan = make_plan(series(), ledger)
@@ -107,6 +111,14 @@ def screen(series: Series, output: Path, model: Model, options: Options) -> Tall
             tally = screening.run(series())
         write_results(ledger, output)
         return tally
+
+
+def _is_lost(entry: Entry, output: Path, outputs: Sequence[str]) -> bool:
+    """Whether a series that was scored lacks one of its files, or has an empty one."""
+    if entry.state is not State.scored:
+        return False
+    files = (output / entry.case_dir / name for name in file_names(entry.name, outputs).values())
+    return any(not file.is_file() or file.stat().st_size == 0 for file in files)
 
 
 def plan_screening(series: Series, output: Path) -> Plan:

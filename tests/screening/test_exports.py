@@ -7,7 +7,7 @@ import csv
 import pytest
 
 from klip_monai.screening.entry import Entry, State
-from klip_monai.screening.exports import q_values, write_tables
+from klip_monai.screening.exports import _cell, q_values, write_tables
 from klip_monai.screening.ledger import Ledger
 
 
@@ -65,3 +65,20 @@ def test_parquet_keeps_types(ledger, tmp_path):
     assert rows[0]["q_value"] == pytest.approx(0.03)
     assert rows[3]["scan_score"] is None
     assert rows[3]["state"] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [
+        ("=1+2", "'=1+2"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("-abdomen", "'-abdomen"),
+        ("-3.5", "-3.5"),
+        ((-12.0, 3.0), "-12.0 | 3.0"),
+        (("+ remark",), "'+ remark"),
+        ("plain", "plain"),
+        (-1.5, -1.5),
+    ],
+)
+def test_no_cell_of_the_table_is_a_formula(value, cell):
+    assert _cell(value) == cell

@@ -205,3 +205,16 @@ def test_a_scan_that_could_not_be_read_is_read_when_the_disk_is_back(archive, qu
         states = {entry.name: entry.state for entry in ledger.entries()}
     assert states[failed.name] is State.scored, "without --retry"
     assert list(states.values()).count(State.refused) == 1, "a verdict stays"
+
+
+def test_results_that_were_deleted_are_made_again(screened, archive, quick_bundle, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(screened, output)
+    with Ledger(output / FILE_NAME) as ledger:
+        first, second = [entry for entry in ledger.entries() if entry.state is State.scored][:2]
+    overlay = next((output / first.case_dir).glob("*.seg.nrrd"))
+    before = contents(output)
+    overlay.unlink()
+    next((output / second.case_dir).glob("*_summary.json")).write_text("")
+    assert screen(archive, output, quick_bundle).exit_code == 3
+    assert contents(output) == before

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from klip_monai.prior import UNetDenoiser
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: two processes would fight for the cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
@@ -43,3 +48,17 @@ def small_ct(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("small_ct") / "small.nii.gz"
     nib.save(nifti, path)
     return path
+
+
+@pytest.fixture
+def tiny_denoiser() -> Callable[..., UNetDenoiser]:
+    """Makes the smallest denoiser, always with the same weights."""
+    import torch
+
+    from klip_monai.prior import UNetDenoiser
+
+    def make(**options: Any) -> UNetDenoiser:
+        torch.manual_seed(0)
+        return UNetDenoiser([16, 16], [8, 16], num_head_channels=8, norm_num_groups=4, **options)
+
+    return make

@@ -25,7 +25,7 @@ from klip_monai.io.dicom.series import read_scanned
 from klip_monai.io.dicom.volumes import n_frames, text
 from klip_monai.io.formats import FILE_FORMATS, suffix_of
 from klip_monai.io.kinds import DAMAGED
-from klip_monai.io.names import fingerprint, pseudonym
+from klip_monai.io.names import file_name, pseudonym
 
 Verdict = Literal["usable", "usable after repair", "refused"]
 _PLANES = {"S": "axial", "I": "axial", "A": "coronal", "P": "coronal", "L": "sagittal", "R": "sagittal"}
@@ -37,8 +37,8 @@ class SeriesInfo:
     """One image series, or one volume of a series that has several; carries no name or ID of the patient.
 
     Attributes:
-        name: pseudonym made from the series UID; ``--series-uid`` takes it, too. That of a NIfTI, NRRD or MetaImage
-            file is made from its voxels, or from its name where it is refused.
+        name: that of the case, a pseudonym made from the series UID; ``--series-uid`` takes it, too. A NIfTI, NRRD or
+            MetaImage file is named by its bytes.
         series_uid: SeriesInstanceUID; empty if de-identification removed it; ends in #1, #2, ... for the volumes of a
             series that has several (phases, energies, kernels).
         modality: "CT", "MR", ...; empty if the files do not say.
@@ -174,14 +174,14 @@ def _info(files: DicomFiles, scan: Scan, key: str, *, fill_gaps: bool) -> Series
 def _info_of_file(path: Path) -> SeriesInfo:
     """Summarise and judge a NIfTI, NRRD or MetaImage file, which is a series of its own."""
     suffix = suffix_of(path)
-    name, shape, orientation, reason = pseudonym(path.name), (0, 0, 0), "", ""
+    name, shape, orientation, reason = file_name(path), (0, 0, 0), "", ""
     spacing: tuple[float | None, float | None, float | None] = (None, None, None)
     verdict: Verdict = "refused"
     try:
         values, affine = read_volume_file(path, FILE_FORMATS[suffix])
         shape = values.shape
         check_volume(values, affine, str(path))
-        name, verdict = fingerprint(values, affine), "usable"
+        verdict = "usable"
         sizes = np.linalg.norm(affine[:3, :3], axis=0)
         spacing = (float(sizes[0]), float(sizes[1]), float(sizes[2]))
         orientation = _orientation(affine)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,11 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
+DETACHED = (".nhdr", ".mhd")
+"""Suffixes of headers whose voxels lie in another file."""
+
 _DIGITS = 8
+_SAMPLES, _SAMPLE_BYTES = 9, 2**15
 
 
 def pseudonym(series: str, *, digits: int = _DIGITS) -> str:
@@ -27,9 +33,9 @@ def pseudonym(series: str, *, digits: int = _DIGITS) -> str:
 
 
 def fingerprint(values: npt.NDArray[np.floating], affine: npt.NDArray[np.floating]) -> str:
-    """Name of a volume without a UID: `ct-` and eight digits of the SHA-256 of its voxels and their places.
+    """Name of a volume in memory: `ct-` and eight digits of the SHA-256 of its voxels and their places.
 
-    Values are rounded to whole HU and the affine to 0.001 mm, so that a scan has one name as NIfTI, NRRD and MetaImage.
+    Values are rounded to whole HU and the affine to 0.001 mm.
 
     Args:
         values: (X, Y, Z) HU.
@@ -49,7 +55,49 @@ def sinogram_name(line_integrals: npt.NDArray[np.float32]) -> str:
     return f"ct-{digest.hexdigest()[:_DIGITS]}"
 
 
+class Readable(Protocol):
+    """A file that is open for reading."""
+
+    def seek(self, offset: int, /) -> object:
+        """Go to a byte."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Read at most so many bytes."""
+
+
+def file_key(stream: Readable, size: int, path: str | os.PathLike[str]) -> str:
+    """What a NIfTI, NRRD or MetaImage file is known by, as series are by their UID: its size, and samples of its bytes.
+
+    The samples are from end to end, as its borders may be nothing but air. An archive is looked through without
+    decoding anything, so bytes count, not voxels.
+
+    Args:
+        stream: the file, open.
+        size: bytes in it.
+        path: where it lies; counts where the voxels are in another file.
+    """
+    digest = hashlib.sha256()
+    place = os.path.abspath(path) if os.fspath(path).lower().endswith(DETACHED) else ""
+    digest.update(os.fsencode(f"{size} {place}") + b"\0")
+    for part in range(_SAMPLES):
+        stream.seek(max(0, size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
+        digest.update(stream.read(_SAMPLE_BYTES) or b"")
+    return digest.hexdigest()
+
+
+def file_name(path: Path) -> str:
+    """Pseudonym of a NIfTI, NRRD or MetaImage file."""
+    with path.open("rb") as stream:
+        return pseudonym(file_key(stream, path.stat().st_size, path))
+
+
 def case_name(volume: MetaTensor) -> str:
-    """Pseudonym of a scan from :func:`klip_monai.io.read.read_volume`: of its series UID, else its fingerprint."""
-    series = volume.meta["series_uid"]
-    return pseudonym(series) if series else fingerprint(volume[0].numpy(), np.asarray(volume.affine))
+    """Pseudonym of a scan from :func:`klip_monai.io.read.read_volume`, the same in `inspect`, `score` and `screen`.
+
+    Of its series UID; else of its file; of one that a host has in memory its fingerprint.
+    """
+    if series := volume.meta["series_uid"]:
+        return pseudonym(series)
+    if volume.meta["format"] in ("memory", "dicom"):
+        return fingerprint(volume[0].numpy(), np.asarray(volume.affine))
+    return file_name(Path(volume.meta["filename_or_obj"]))

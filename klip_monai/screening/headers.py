@@ -33,6 +33,7 @@ from klip_monai.io.kinds import (
     begins_like_archive,
     kind_of,
 )
+from klip_monai.io.names import file_key
 
 IMAGE, VOLUME_FILE, ARCHIVE = "image", "volume file", "archive"
 """What a file is; other words tell why it is passed over."""
@@ -43,13 +44,12 @@ TRAITS = (
 )
 """Tags by which volumes of a series differ that may lie at places of their own."""
 
-_DETACHED = (".nhdr", ".mhd")
 NO_UID = "no UID, "
 """How the key of a series without a UID begins."""
 
 _VOLUME_SUFFIXES = tuple(FILE_FORMATS)
 _NO_IMAGES = (NOT_DICOM, GZIP, INNER_ARCHIVE, "file packed by bzip2", "file packed by xz")
-_SAMPLES, _SAMPLE_BYTES = 9, 2**15
+HEAD_BYTES = 2**15
 _CHUNK = 256
 _THREADS = 8
 _CHUNKS_BEFORE_PROCESSES = 64
@@ -232,17 +232,12 @@ def _dicom_facts(stream: Readable, folder: str, path: str) -> Facts | None:
 
 
 def _volume_facts(stream: Readable, task: Task) -> Facts:
-    """Tell a volume file by its size and samples from end to end: its borders may be nothing but air."""
-    samples = []
-    for part in range(_SAMPLES):
-        stream.seek(max(0, task.size - _SAMPLE_BYTES) * part // (_SAMPLES - 1))
-        samples.append(stream.read(_SAMPLE_BYTES) or b"")
-    if (what := kind_of(samples[0][:START_BYTES], task.path)) not in (VOLUME, DICOM):
+    """Tell a volume file by what its case is named after."""
+    head = stream.read(HEAD_BYTES) or b""
+    if (what := kind_of(head[:START_BYTES], task.path)) not in (VOLUME, DICOM):
         return Facts(what)
-    # The voxels of these lie in another file.
-    place_too = task.path if task.path.lower().endswith(_DETACHED) else ""
-    key = _digest(f"{task.size} {place_too}", b"".join(samples))
-    return Facts(VOLUME_FILE, key, hash63(key), claimed_slices(samples[0]))
+    key = file_key(stream, task.size, task.path)
+    return Facts(VOLUME_FILE, key, hash63(key), claimed_slices(head))
 
 
 def _digest(words: str, data: bytes = b"") -> str:

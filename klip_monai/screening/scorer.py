@@ -74,8 +74,7 @@ class Job:
     """One series to score.
 
     Attributes:
-        entry: what is known of it; its name is that of the case, also for NIfTI, NRRD and MetaImage files, which
-            `score` names by their voxels and an archive's index by their bytes, as it does not decode them.
+        entry: what is known of it; its name is that of the case.
         files: what :func:`klip_monai.io.read.read_volume` accepts, or a series to fetch from a server first.
         model: what to score it with.
         output: folder of the screening.

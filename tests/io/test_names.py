@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -11,7 +12,9 @@ import SimpleITK
 from ct_files import sample_hu, write_series
 
 from klip_monai.io import read_volume
+from klip_monai.io.index import list_series
 from klip_monai.io.names import case_name, fingerprint, pseudonym, sinogram_name
+from klip_monai.screening.discovery import ArchiveIndex
 
 AFFINE = np.array([[-2.0, 0, 0, 31], [0, -2.0, 0, 17], [0, 0, 3.0, -9], [0, 0, 0, 1.0]])
 
@@ -23,16 +26,27 @@ def test_dicom_case_is_named_after_its_series_uid_wherever_it_lies(tmp_path: Pat
     assert pseudonym(f"{uid}#2") == f"{expected}.2"
 
 
-def test_file_has_one_name_in_every_format_and_under_every_file_name(tmp_path: Path) -> None:
+def test_file_has_one_name_in_inspect_score_and_screen_whatever_it_is_called(tmp_path: Path) -> None:
     write_series(tmp_path / "dicom", sample_hu(5))
     volume = read_volume(tmp_path / "dicom")
     values, affine = volume[0].numpy(), np.asarray(volume.affine)
-    nib.save(nib.Nifti1Image(values.astype(np.int16), affine), tmp_path / "Jane.nii.gz")
-    nib.save(nib.Nifti1Image(values, affine), tmp_path / "as_float.nii")
-    SimpleITK.WriteImage(SimpleITK.ReadImage(str(tmp_path / "Jane.nii.gz")), str(tmp_path / "other.nrrd"))
-    names = {case_name(read_volume(tmp_path / file)) for file in ("Jane.nii.gz", "as_float.nii", "other.nrrd")}
-    assert len(names) == 1
-    assert re.fullmatch(r"ct-[0-9a-f]{8}", names.pop())
+    (tmp_path / "files").mkdir()
+    nib.save(nib.Nifti1Image(values.astype(np.int16), affine), tmp_path / "files" / "Jane.nii.gz")
+    image = SimpleITK.ReadImage(str(tmp_path / "files" / "Jane.nii.gz"))
+    for name in ("other.nrrd", "detached.nhdr", "meta.mha"):
+        SimpleITK.WriteImage(image, str(tmp_path / "files" / name))
+    shutil.copy(tmp_path / "files" / "Jane.nii.gz", tmp_path / "Mary.nii.gz")
+    with ArchiveIndex(tmp_path / "index.sqlite") as index:
+        index.update([tmp_path / "files"])
+        screened = {Path(str(found.files)).name: found.name for found in index.series()}
+    assert len(screened) == 4
+    for name, expected in screened.items():
+        path = tmp_path / "files" / name
+        assert case_name(read_volume(path)) == expected
+        assert list_series(path)[0].name == expected
+        assert re.fullmatch(r"ct-[0-9a-f]{8}", expected)
+    assert len(set(screened.values())) == 4
+    assert case_name(read_volume(tmp_path / "Mary.nii.gz")) == screened["Jane.nii.gz"]
 
 
 @pytest.mark.parametrize("change", ["voxel", "place", "shape"])

@@ -14,8 +14,8 @@ from monai.data.utils import list_data_collate
 from monai.transforms import InvertibleTransform, MapTransform, Transform
 
 from klip_monai.io.write.atomic import check_free, check_writable
-from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.scan.opened import OpenedScan, Reading
+from klip_monai.scan.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.scan.region import read_region, region_on_slices
 from klip_monai.scan.save import save_case
 from klip_monai.scan.scorer import Scorer
@@ -297,8 +297,8 @@ class SaveCased(MapTransform):
     Args:
         keys: key of the case, from :class:`MakeCased`.
         output_dir: folder to write into.
-        outputs: what to write, see :data:`klip_monai.output_files.OUTPUTS`. The DICOM outputs need a scan read from
-            DICOM files, and carry the patient module of the source.
+        outputs: what to write, see :data:`klip_monai.scan.output_files.OUTPUTS`. The DICOM outputs need a scan read
+            from DICOM files, and carry the patient module of the source.
         overwrite: replace files of the same case instead of refusing.
 
     Raises:

@@ -25,9 +25,9 @@ from klip_monai.cli.options import out
 from klip_monai.cli.score import _print_result
 from klip_monai.io import read_volume
 from klip_monai.io.names import case_name
-from klip_monai.output_files import DEFAULT_OUTPUTS, OUTPUTS, file_names
 from klip_monai.physics.factory import OPERATORS
 from klip_monai.report.summary import Provenance, Source, Summary, Thresholds, Worst
+from klip_monai.scan.output_files import DEFAULT_OUTPUTS, OUTPUTS, file_names
 from klip_monai.scan.save import SavedCase
 from klip_monai.scoring import Candidate
 

@@ -19,7 +19,16 @@ from monai.engines import SupervisedEvaluator
 from monai.transforms import Compose, Invertd, Transform
 from pydicom import Dataset as Header
 
-from klip_monai.calibration import (
+from klip_monai.errors import InputError, OutputError
+from klip_monai.inferer import KLIPInferer
+from klip_monai.io.names import case_name
+from klip_monai.io.read import read_volume
+from klip_monai.phantom import random_scan
+from klip_monai.physics import make_operator
+from klip_monai.prior import GaussianDenoiser
+from klip_monai.report.summary import Provenance
+from klip_monai.scan import Case, Scorer, save_case
+from klip_monai.scan.calibration import (
     MIN_SCANS,
     calibrate,
     fit_null,
@@ -29,16 +38,7 @@ from klip_monai.calibration import (
     set_scans,
     standardized,
 )
-from klip_monai.errors import InputError, OutputError
-from klip_monai.inferer import KLIPInferer
-from klip_monai.io.names import case_name
-from klip_monai.io.read import read_volume
-from klip_monai.output_files import file_names
-from klip_monai.phantom import random_scan
-from klip_monai.physics import make_operator
-from klip_monai.prior import GaussianDenoiser
-from klip_monai.report.summary import Provenance
-from klip_monai.scan import Case, Scorer, save_case
+from klip_monai.scan.output_files import file_names
 from klip_monai.scan.region import Region
 from klip_monai.scan.summary import remarks, summarize
 from klip_monai.scoring import ContextNull, ExpectedDensity, IDReference

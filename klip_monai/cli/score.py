@@ -131,7 +131,7 @@ def score(
         )
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.io.masks.roi import Roi
-    from klip_monai.output_files import DEFAULT_OUTPUTS
+    from klip_monai.scan.output_files import DEFAULT_OUTPUTS
 
     info = find_bundle(bundle or DEFAULT_BUNDLE)
     if sinogram is not None:
@@ -153,9 +153,9 @@ def score(
         task = bar.add_task("reading", total=None)
         scorer = open_scorer(info, seed=seed, **overrides)
         from klip_monai.io.write.atomic import check_free
-        from klip_monai.output_files import case_files
         from klip_monai.scan import save_case
         from klip_monai.scan.opened import Reading
+        from klip_monai.scan.output_files import case_files
 
         def show(done: int, total: int) -> None:
             name = "scoring" if done < total else "writing"
@@ -207,7 +207,7 @@ def _opened(path: str, series_uid: str | None, output: Path, bar: Progress) -> I
 def _outputs(text: str, path: str) -> list[str]:
     """Names of outputs, refused before any work where the scan cannot have them."""
     from klip_monai.io.formats import FILE_FORMATS, suffix_of
-    from klip_monai.output_files import OUTPUTS, file_names
+    from klip_monai.scan.output_files import OUTPUTS, file_names
 
     file = Path(path).name
     of_files = [name for name, output in OUTPUTS.items() if not output.of_dicom]

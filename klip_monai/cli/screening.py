@@ -195,7 +195,7 @@ def _model(
     """What to score with, checked before any work."""
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
     from klip_monai.io.masks.roi import Roi
-    from klip_monai.output_files import file_names
+    from klip_monai.scan.output_files import file_names
 
     names = tuple(name.strip() for name in outputs.split(",") if name.strip())
     file_names("", names)

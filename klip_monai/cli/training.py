@@ -39,7 +39,7 @@ from klip_monai.io.write.atomic import check_writable
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from klip_monai.calibration import Scan
+    from klip_monai.scan.calibration import Scan
     from klip_monai.standard import PriorGrid
 
 
@@ -94,8 +94,15 @@ def calibrate(
 ) -> None:
     """Make an ID reference: thresholds and p-values for a bundle under given options, from healthy scans."""
     from klip_monai.bundle import DEFAULT_BUNDLE, find_bundle
-    from klip_monai.calibration import calibrate as make_reference
-    from klip_monai.calibration import fit_null, healthy_scans, of_other_people, phantom_scans, set_scans, standardized
+    from klip_monai.scan.calibration import calibrate as make_reference
+    from klip_monai.scan.calibration import (
+        fit_null,
+        healthy_scans,
+        of_other_people,
+        phantom_scans,
+        set_scans,
+        standardized,
+    )
     from klip_monai.training import SliceSet
 
     if all(source is None for source in (healthy, slice_set, phantoms)):
@@ -172,7 +179,7 @@ def _null_scans(
     folder: Path | None, slice_set: Path | None, split: list[str], grid: PriorGrid, most_slices: int | None
 ) -> tuple[Iterator[Scan], int]:
     """What a null is fitted to, and how many scans that are."""
-    from klip_monai.calibration import NULL_SLICES, healthy_scans, set_scans, standardized
+    from klip_monai.scan.calibration import NULL_SLICES, healthy_scans, set_scans, standardized
     from klip_monai.training import SliceSet
 
     if folder is not None:
@@ -198,7 +205,7 @@ def _described(sources: list[str], most_slices: int | None) -> str:
 
 def _at_most(scans: Iterable[Scan], slices: int | None) -> Iterator[Scan]:
     """The scans, or so many slices from the middle of each."""
-    from klip_monai.calibration import middle_slices
+    from klip_monai.scan.calibration import middle_slices
 
     return (scan if slices is None else middle_slices(scan, slices) for scan in scans)
 

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from klip_monai.calibration import set_scans
 from klip_monai.errors import InputError
 from klip_monai.evaluation.progress import study_progress
 from klip_monai.evaluation.scan_study import LEVEL
 from klip_monai.evaluation.tables import save_report, table
 from klip_monai.scan import Scorer
+from klip_monai.scan.calibration import set_scans
 from klip_monai.training import SliceSet
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from rich.progress import Progress
 
-from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
 from klip_monai.evaluation.method import Entry, Method
 from klip_monai.evaluation.progress import study_progress
@@ -17,6 +16,7 @@ from klip_monai.evaluation.reading import Readings
 from klip_monai.evaluation.slice_study import Compared, SliceStudy, StudySlices, run_slice_study
 from klip_monai.phantom import random_scan
 from klip_monai.prior import Denoiser
+from klip_monai.scan.calibration import SLICE_MM
 from klip_monai.standard import PriorGrid, resample_mask, standard_slices
 
 HEALTHY_SEED = 200_000

@@ -9,12 +9,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
 from klip_monai.evaluation.metrics import Estimate, bootstrap, slice_level_auroc
 from klip_monai.evaluation.phantom_study import CONTRAST_HU, RADIUS_MM
 from klip_monai.phantom import random_scan
 from klip_monai.scan import Scorer
+from klip_monai.scan.calibration import SLICE_MM
 from klip_monai.scoring import IDReference
 from klip_monai.standard import resample_mask, slice_distance, standard_slices
 

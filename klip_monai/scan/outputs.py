@@ -1,4 +1,4 @@
-"""Writing of a case: one function an output, see :mod:`klip_monai.output_files`."""
+"""Writing of a case: one function an output, see :mod:`klip_monai.scan.output_files`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from klip_monai.errors import InputError
 from klip_monai.io.dicom.pixels import PADDING_HU
 from klip_monai.io.straighten import straighten
 from klip_monai.io.write.overlay import write_heatmap, write_labels, write_segmentation
-from klip_monai.output_files import OUTPUTS
 from klip_monai.report.case_report import CaseReport
 from klip_monai.report.case_report_html import write_html_report
 from klip_monai.report.preview import write_preview
 from klip_monai.report.scene import write_scene
 from klip_monai.report.shown import Shown
 from klip_monai.report.summary import Summary, candidate_in_words
+from klip_monai.scan.output_files import OUTPUTS
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -41,7 +41,7 @@ class Writing:
         case: the scored scan.
         summary: what was found in it.
         folder: where to write.
-        names: file names by kind, see :func:`klip_monai.output_files.file_names`.
+        names: file names by kind, see :func:`klip_monai.scan.output_files.file_names`.
     """
 
     case: Case
@@ -207,7 +207,7 @@ WRITERS: dict[str, Callable[[Writing], None]] = {
     "dicom-pm": _dicom_pm,
     "dicom-pdf": _dicom_pdf,
 }
-"""What writes each of :data:`klip_monai.output_files.OUTPUTS`."""
+"""What writes each of :data:`klip_monai.scan.output_files.OUTPUTS`."""
 
 
 def _dicom() -> list[str]:

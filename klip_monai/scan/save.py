@@ -9,9 +9,9 @@ from pathlib import Path
 
 from klip_monai.io.strict_json import write_json
 from klip_monai.io.write.atomic import check_free, publish
-from klip_monai.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.report.summary import Summary
 from klip_monai.scan.case import Case
+from klip_monai.scan.output_files import DEFAULT_OUTPUTS, case_files, file_names
 from klip_monai.scan.outputs import WRITERS, Writing, write_picture
 from klip_monai.scan.summary import summarize
 
@@ -22,7 +22,7 @@ class SavedCase:
 
     Attributes:
         summary: what was found.
-        files: where it is written, by kind, see :func:`klip_monai.output_files.file_names`.
+        files: where it is written, by kind, see :func:`klip_monai.scan.output_files.file_names`.
     """
 
     summary: Summary
@@ -37,8 +37,8 @@ def save_case(
     Args:
         case: the scored scan.
         output_dir: folder; made if missing.
-        outputs: which of :data:`klip_monai.output_files.OUTPUTS` to write. The DICOM ones carry the patient module of
-            the source, so that an archive files them with its study; no other output carries anything of it.
+        outputs: which of :data:`klip_monai.scan.output_files.OUTPUTS` to write. The DICOM ones carry the patient module
+            of the source, so that an archive files them with its study; no other output carries anything of it.
         overwrite: replace the files of this case that are there, also those of other outputs, instead of refusing.
 
     Raises:

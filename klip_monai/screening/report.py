@@ -20,8 +20,8 @@ from jinja2 import Environment, StrictUndefined
 
 from klip_monai import __version__
 from klip_monai.io.write.atomic import publish
-from klip_monai.output_files import file_names
 from klip_monai.report.summary import NOTICE, candidate_in_words
+from klip_monai.scan.output_files import file_names
 from klip_monai.scoring import Candidate, IDReference
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.report_figures import Histogram, Threshold

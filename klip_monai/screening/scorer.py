@@ -46,7 +46,7 @@ class Model:
         root: folder of the bundle.
         overrides: (config id, value) pairs of its inference configuration.
         seed: of measurement noise and sampling.
-        outputs: which of :data:`klip_monai.output_files.OUTPUTS` to write.
+        outputs: which of :data:`klip_monai.scan.output_files.OUTPUTS` to write.
         repair: what to repair, see :func:`klip_monai.io.read.read_volume`.
         masks: folder with the region of each series to look at, see :meth:`klip_monai.io.masks.roi.Roi.in_folder`; None
             looks at whole scans.

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from klip_monai.io.write.atomic import check_writable
-from klip_monai.output_files import file_names
+from klip_monai.scan.output_files import file_names
 from klip_monai.screening.engine import Screening
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.found import FoundSeries

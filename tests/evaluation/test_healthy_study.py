@@ -8,7 +8,6 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from klip_monai.calibration import calibrate, set_scans
 from klip_monai.errors import InputError
 from klip_monai.evaluation import run_healthy_study, save_healthy_study
 from klip_monai.inferer import KLIPInferer
@@ -16,6 +15,7 @@ from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.scan import Scorer
+from klip_monai.scan.calibration import calibrate, set_scans
 from klip_monai.standard import PriorGrid
 from klip_monai.training import Group, SliceSet, write_slice_set
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from known_slices import KnownSlices
 
-from klip_monai.calibration import SLICE_MM
 from klip_monai.errors import InputError
 from klip_monai.evaluation import run_scan_study, scan_study
 from klip_monai.inferer import KLIPInferer
@@ -15,6 +14,7 @@ from klip_monai.phantom import random_scan
 from klip_monai.physics import Identity
 from klip_monai.prior import GaussianDenoiser
 from klip_monai.scan import Scorer
+from klip_monai.scan.calibration import SLICE_MM
 from klip_monai.scoring import ExpectedDensity, IDReference
 from klip_monai.standard import PriorGrid, standard_slices
 

@@ -18,10 +18,10 @@ import torch
 from monai.data import MetaTensor
 
 from klip_monai.errors import InputError, OutputError
-from klip_monai.output_files import OUTPUTS, case_files, file_names
 from klip_monai.report.case_report_pdf import pdf_report
 from klip_monai.report.summary import NOTICE, Provenance
 from klip_monai.scan import Case, save_case
+from klip_monai.scan.output_files import OUTPUTS, case_files, file_names
 from klip_monai.scan.outputs import WRITERS, Writing
 from klip_monai.scan.summary import summarize
 from klip_monai.scoring import ExpectedDensity, IDReference, threshold_heatmap

@@ -16,9 +16,9 @@ from ct_files import sample_hu, write_enhanced, write_series
 from pydicom.fileset import FileSet
 from pydicom.uid import RLELossless
 
-from klip_monai.calibration import healthy_scans
 from klip_monai.errors import InputError
 from klip_monai.io import index_series, read_volume
+from klip_monai.scan.calibration import healthy_scans
 from klip_monai.screening.discovery import ArchiveIndex
 from klip_monai.screening.found import SeriesFilter
 from klip_monai.screening.reasons import without_names

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from klip_monai.cli import app
 from klip_monai.errors import InputError
-from klip_monai.output_files import file_names
+from klip_monai.scan.output_files import file_names
 from klip_monai.screening import scorer
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.kill_study import contents

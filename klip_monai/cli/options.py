@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from klip_monai.cli.libraries import import_libraries
+from klip_monai.cli.progress import progress_bar as progress_on
 from klip_monai.errors import InputError
 from klip_monai.operators import OPERATORS
 from klip_monai.scan.overrides import bundle_overrides, check_measurement
@@ -85,7 +86,10 @@ running_option = partial(typer.Option, rich_help_panel="Running")
 
 BundleOption = Annotated[
     str | None,
-    scoring_option(help="Name of a shipped bundle, or a bundle's folder.  \\[default: klip_ct_abdomen]"),
+    scoring_option(
+        help="Name of a shipped bundle, or a bundle's folder, whose configuration is run as code: one that you trust.  "
+        "\\[default: klip_ct_abdomen]"
+    ),
 ]
 TrainingBundleOption = Annotated[
     str, typer.Option(help="Bundle whose slice format, settings and weights to start from.")
@@ -297,6 +301,5 @@ def push_target(url: str, outputs: Sequence[str]) -> Pacs:
 
 
 def progress_bar() -> Progress:
-    """Progress on standard error, gone when done."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    return Progress(*columns, TimeRemainingColumn(), console=err, transient=True)
+    """Progress on standard error."""
+    return progress_on(err)

@@ -24,7 +24,6 @@ from klip_monai.output_files import DICOM_OUTPUTS
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _NEEDED_IN_SPACE = ("FrameOfReferenceUID",)
 _IN_SPACE = ("dicom-seg", "dicom-pm")  # outputs whose frames lie where the images do
-_SHARED = ("StudyInstanceUID", *_NEEDED_IN_SPACE)
 # Patient and study attributes that must be there and may be empty (DICOM type 2).
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
@@ -92,10 +91,8 @@ def source_headers(volume: MetaTensor, outputs: Sequence[str] = DICOM_OUTPUTS) -
             raise _refusal(path, f"several slices under one {named('SOPInstanceUID')}", outputs)
         headers.setdefault(instance, header)
     images = list(headers.values())
-    for keyword in _SHARED:
-        differ = len({str(header.get(keyword)) for header in images}) > 1
-        if differ and (concerned := _who_needs(keyword, outputs)):
-            raise _refusal(path, f"images that differ in {named(keyword)}", concerned)
+    if len({str(header.StudyInstanceUID) for header in images}) > 1:
+        raise _refusal(path, f"images that differ in {named('StudyInstanceUID')}", outputs)
     try:
         return SourceHeaders(images, transcode(images[0], _copied(images[0])))
     except KeyError:
@@ -180,9 +177,15 @@ def _copied(header: Dataset) -> list[BaseTag]:
     """
     from highdicom import SOPClass  # slow to import, and of no use to person_of
 
-    numbers = {"series_number": 1, "instance_number": 1}
-    uids = {"study_instance_uid": "1.2", "series_instance_uid": "1.2", "sop_instance_uid": "1.2"}
-    copy = SOPClass(**uids, **numbers, sop_class_uid=SegmentationStorage, modality="SEG")
+    copy = SOPClass(
+        study_instance_uid="1.2",
+        series_instance_uid="1.2",
+        series_number=1,
+        sop_instance_uid="1.2",
+        sop_class_uid=SegmentationStorage,
+        instance_number=1,
+        modality="SEG",
+    )
     names = Dataset()
     for tag in sorted(header.keys()):
         names[tag] = DataElement(tag, "UN", None)

@@ -12,7 +12,7 @@ from typing import Any
 from pydicom import DataElement, Dataset, config
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.datadict import dictionary_VM, dictionary_VR, keyword_for_tag, tag_for_keyword
-from pydicom.tag import BaseTag
+from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import CUSTOMIZABLE_CHARSET_VR, validate_value
 
 _LISTED = {
@@ -23,6 +23,7 @@ _LISTED = {
     "SmokingStatus": ("YES", "NO", "UNKNOWN"),
     "LossyImageCompression": ("00", "01"),
 }
+_NEVER_EMPTY = (Tag("LossyImageCompression"),)  # type 1, where it lacks highdicom puts 00
 _ASCII_ONLY = ("", "ISO_IR 6", "ISO 2022 IR 6")
 # Components that begin with a zero break PS3.5 9.1, but scanners have given them and archives file by them.
 _UID = re.compile(r"\d+(\.\d+)*")
@@ -47,7 +48,7 @@ def is_uid(value: Any) -> bool:
 def transcode(header: Dataset, copied: Iterable[BaseTag]) -> list[str]:
     """Bring what is copied from a header into a form that any DICOM object may hold, its texts in UTF-8.
 
-    A value that DICOM does not allow in its place is made empty, a sequence with one is left out.
+    A value that DICOM does not allow in its place is made empty, a sequence with one is left out whole.
 
     Args:
         header: as it was read; changed in place.
@@ -61,7 +62,7 @@ def transcode(header: Dataset, copied: Iterable[BaseTag]) -> list[str]:
         if _is_allowed(header, tag, is_decoded):
             continue
         unfit.append(keyword_for_tag(tag))
-        if dictionary_VR(tag) == "SQ":
+        if dictionary_VR(tag) == "SQ" or tag in _NEVER_EMPTY:
             del header[tag]
         else:
             header[tag] = DataElement(tag, dictionary_VR(tag), None)

@@ -16,6 +16,7 @@ from monai.transforms import InvertibleTransform, MapTransform, Transform
 from klip_monai.io.write.atomic import check_free, check_writable
 from klip_monai.scan.opened import OpenedScan, Reading
 from klip_monai.scan.output_files import DEFAULT_OUTPUTS, case_files, file_names
+from klip_monai.scan.outputs import check_outputs
 from klip_monai.scan.region import read_region, region_on_slices
 from klip_monai.scan.save import save_case
 from klip_monai.scan.scorer import Scorer
@@ -119,28 +120,38 @@ class LoadSeriesd(MapTransform):
 
 
 class CheckOutputd(MapTransform):
-    """Refuse scans whose case is in the output folder already, before they are scored.
+    """Refuse scans before they are scored: their case is in the output folder already, or cannot be written.
 
     Args:
         keys: keys of volumes, from :class:`LoadSeriesd`.
         output_dir: folder that :class:`SaveCased` will write to.
-        overwrite: let them pass, to be replaced.
+        outputs: what it will write.
+        overwrite: let cases that are there pass, to be replaced.
 
     Raises:
+        InputError: when called, for headers that a DICOM output cannot be made from.
         OutputError: when built, if ``output_dir`` cannot be written to; when called, if a file of the case is there.
     """
 
-    def __init__(self, keys: KeysCollection, *, output_dir: str | Path, overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        *,
+        output_dir: str | Path,
+        outputs: Sequence[str] = DEFAULT_OUTPUTS,
+        overwrite: bool = False,
+    ) -> None:
         super().__init__(keys)
         check_writable(output_dir)
-        self.output_dir, self.overwrite = Path(output_dir), overwrite
+        self.output_dir, self.outputs, self.overwrite = Path(output_dir), tuple(outputs), overwrite
 
     def __call__(self, data: Mapping[Hashable, Any]) -> Data:
-        """Look for files of the case."""
+        """Look for files of the case, and at the headers of the scan."""
         d = dict(data)
         for key in self.key_iterator(d):
             if not self.overwrite:
                 check_free(self.output_dir, case_files(d[key].meta["name"]))
+            check_outputs(d[key], self.outputs)
         return d
 
 
@@ -302,7 +313,8 @@ class SaveCased(MapTransform):
         overwrite: replace files of the same case instead of refusing.
 
     Raises:
-        InputError: when built, for an unknown output; when called, for a DICOM output of another format.
+        InputError: when built, for an unknown output; when called, for a DICOM output of another format, or one that
+            could not be written; all others of its case are.
         OutputError: when built, if ``output_dir`` cannot be written to; when called, if writing fails or files of the
             case are there.
     """

@@ -153,9 +153,10 @@ def score(
         task = bar.add_task("reading", total=None)
         scorer = open_scorer(info, seed=seed, **overrides)
         from klip_monai.io.write.atomic import check_free
-        from klip_monai.scan import save_case
         from klip_monai.scan.opened import Reading
         from klip_monai.scan.output_files import case_files
+        from klip_monai.scan.outputs import check_outputs
+        from klip_monai.scan.save import PartialCaseError, save_case
 
         def show(done: int, total: int) -> None:
             name = "scoring" if done < total else "writing"
@@ -165,13 +166,19 @@ def score(
         scan = scorer.read(files_of_scan, roi=region, reading=how)
         if not overwrite:
             check_free(output, case_files(scan.name))
-        case = scorer.score(scan, progress=show)
-        saved = save_case(case, output, outputs=names, overwrite=overwrite)
+        check_outputs(scan.volume, names)
+        case, lost = scorer.score(scan, progress=show), None
+        try:
+            saved = save_case(case, output, outputs=names, overwrite=overwrite)
+        except PartialCaseError as error:
+            saved, lost = error.saved, error
         bar.update(task, description="done")
     _print_result(saved, path)
     if pacs is not None:
         n_stored = pacs.store(saved.files[kind] for kind in ("dicom_seg", "dicom_pm") if kind in saved.files)
         out.print(f"{n_stored} objects filed with the study on {escape(pacs.url)}", soft_wrap=True)
+    if lost is not None:
+        raise lost
 
 
 @app.command()

@@ -35,6 +35,9 @@ OUTPUTS: dict[str, Output] = {
 }
 """Outputs that can be chosen, by name. Preview and summary are always written."""
 
+DICOM_OUTPUTS = tuple(name for name, output in OUTPUTS.items() if output.of_dicom)
+"""Those that are filed with the study of a scan that was read from DICOM files."""
+
 
 def file_names(name: str, outputs: Sequence[str] = DEFAULT_OUTPUTS) -> dict[str, str]:
     """Names of the files of a case, by kind.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from klip_monai.errors import InputError
 from klip_monai.io.dicom.pixels import PADDING_HU
 from klip_monai.io.straighten import straighten
 from klip_monai.io.write.overlay import write_heatmap, write_labels, write_segmentation
@@ -21,9 +21,10 @@ from klip_monai.report.preview import write_preview
 from klip_monai.report.scene import write_scene
 from klip_monai.report.shown import Shown
 from klip_monai.report.summary import Summary, candidate_in_words
-from klip_monai.scan.output_files import OUTPUTS
+from klip_monai.scan.output_files import DICOM_OUTPUTS
 
 if TYPE_CHECKING:
+    from monai.data import MetaTensor
     from pydicom import Dataset
 
     from klip_monai.io.write.dicom_overlay import Algorithm
@@ -42,12 +43,14 @@ class Writing:
         summary: what was found in it.
         folder: where to write.
         names: file names by kind, see :func:`klip_monai.scan.output_files.file_names`.
+        source: headers of the DICOM images that the scan was read from, for DICOM outputs.
     """
 
     case: Case
     summary: Summary
     folder: Path
     names: Mapping[str, str]
+    source: Sequence[Dataset] = ()
 
     def path(self, kind: str) -> Path:
         """Where the file of a kind goes."""
@@ -98,23 +101,6 @@ class Writing:
             unit=self.case.unit,
         )
 
-    @cached_property
-    def source(self) -> list[Dataset]:
-        """Headers of the DICOM images that the scan was read from.
-
-        Raises:
-            InputError: if it was not read from DICOM files.
-        """
-        from klip_monai.io.dicom.source import source_headers
-
-        meta = self.case.volume.meta
-        if meta["format"] != "dicom" or not meta["series_uid"]:
-            raise InputError(
-                f"outputs: got {meta['format']} without a DICOM series, expected one for {', '.join(_dicom())}, which "
-                "are filed with its study; leave them out"
-            )
-        return source_headers(self.case.volume)
-
     @property
     def algorithm(self) -> Algorithm:
         """What made the overlay."""
@@ -122,6 +108,36 @@ class Writing:
 
         origin = self.case.provenance
         return Algorithm(origin.bundle, origin.bundle_version, origin.key)
+
+
+def check_outputs(volume: MetaTensor, outputs: Collection[str]) -> None:
+    """Refuse what cannot be written of a scan before it is scored: each DICOM output is made once, of nothing.
+
+    Args:
+        volume: the scan, see :meth:`klip_monai.scan.opened.Reading.volume`.
+        outputs: which of :data:`klip_monai.scan.output_files.OUTPUTS` are to be written.
+
+    Raises:
+        InputError: a DICOM output of a scan that was not read from DICOM files, or whose headers do not allow it.
+    """
+    asked = [output for output in DICOM_OUTPUTS if output in outputs]
+    if not asked:
+        return
+    from klip_monai.io.dicom.source import source_headers
+    from klip_monai.io.write.dicom_overlay import Algorithm, write_dicom_pm, write_dicom_seg
+    from klip_monai.io.write.dicom_pdf import write_dicom_pdf
+
+    images, made_by = source_headers(volume, asked).images, Algorithm("none", "0", "none")
+    affine, slice_ = np.asarray(volume.affine, dtype=np.float64), np.zeros((*volume.shape[1:3], 1), dtype=np.float32)
+    slice_[0, 0] = 1
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "tried.dcm"
+        if "dicom-seg" in asked:
+            write_dicom_seg(path, slice_.astype(np.uint8), affine, source=images, algorithm=made_by)
+        if "dicom-pm" in asked:
+            write_dicom_pm(path, slice_, affine, source=images, algorithm=made_by, scale=(0.0, 1.0))
+        if "dicom-pdf" in asked:
+            write_dicom_pdf(path, b"%PDF-", source=images, algorithm=made_by)
 
 
 def write_picture(writing: Writing) -> None:
@@ -208,10 +224,6 @@ WRITERS: dict[str, Callable[[Writing], None]] = {
     "dicom-pdf": _dicom_pdf,
 }
 """What writes each of :data:`klip_monai.scan.output_files.OUTPUTS`."""
-
-
-def _dicom() -> list[str]:
-    return [name for name, output in OUTPUTS.items() if output.of_dicom]
 
 
 def _headlines(writing: Writing) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _GROUPS = (  # first match counts; words of the readers' messages
+    (r"leave out dicom-", "no DICOM output possible"),
     (r"^--roi: got (no mask|several masks)", "no mask of the region"),
     (r"^--roi", "mask of the region"),
     (r"got no access|unreadable file among", "no access"),

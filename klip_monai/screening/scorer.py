@@ -6,7 +6,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,8 +22,10 @@ from klip_monai.io.masks.roi import Roi
 from klip_monai.io.pacs.dicomweb import RemoteSeries
 from klip_monai.prior.precision import precision_of
 from klip_monai.report.summary import Summary
-from klip_monai.scan import Case, Scorer, save_case
+from klip_monai.scan import Case, Scorer
 from klip_monai.scan.opened import Reading
+from klip_monai.scan.outputs import check_outputs
+from klip_monai.scan.save import PartialCaseError, save_case
 from klip_monai.scoring import IDReference, settings_key
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.placement import slices_per_batch
@@ -229,7 +231,7 @@ class _Opened:
                 check()
                 start = time.perf_counter()
                 shutil.rmtree(folder, ignore_errors=True)  # what an earlier try left
-                summary = save_case(case, folder, outputs=job.model.outputs).summary
+                summary = _saved(case, folder, job.model.outputs)
                 write = time.perf_counter() - start
             entry = replace(
                 scored(job.entry, summary, n_slices=case.slices),
@@ -246,15 +248,22 @@ class _Opened:
         masks = job.model.masks
         roi = masks and masks.in_folder(job.key, job.entry.name)
         scan = self.scorer.read(files, roi=roi, reading=Reading(repair=job.model.repair))
-        scan.volume.meta |= {"name": job.entry.name, "filename_or_obj": files}
-        if not any(output.startswith("dicom") for output in job.model.outputs):
-            scan.volume.meta["series_uid"] = ""  # a DICOM output needs it to find its study
+        scan.volume.meta |= {"name": job.entry.name, "filename_or_obj": files, "series_uid": ""}
+        check_outputs(scan.volume, job.model.outputs)
         check(0, 0)
         return self.scorer.score(scan, progress=check, turn=self._turn)
 
 
 def _in_batches_of(scorer: Scorer, slices: int) -> Scorer:
     return scorer.changed(batch_size=slices * scorer.inferer.sampling.samples)
+
+
+def _saved(case: Case, folder: Path, outputs: Sequence[str]) -> Summary:
+    """Write a case; the remarks of its summary say what could not be."""
+    try:
+        return save_case(case, folder, outputs=outputs).summary
+    except PartialCaseError as error:
+        return error.saved.summary
 
 
 def scored(entry: Entry, summary: Summary, *, n_slices: int) -> Entry:

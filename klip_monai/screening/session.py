@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 
 from klip_monai.io.write.atomic import check_writable
 from klip_monai.scan.output_files import file_names
+from klip_monai.scan.save import not_written
 from klip_monai.screening.engine import Screening
 from klip_monai.screening.entry import Entry, State
 from klip_monai.screening.found import FoundSeries
@@ -113,11 +114,12 @@ def screen(series: Series, output: Path, model: Model, options: Options) -> Tall
         return tally
 
 
-def _is_lost(entry: Entry, output: Path, outputs: Sequence[str]) -> bool:
+def _is_lost(entry: Entry, folder: Path, outputs: Sequence[str]) -> bool:
     """Whether a series that was scored lacks one of its files, or has an empty one."""
     if entry.state is not State.scored:
         return False
-    files = (output / entry.case_dir / name for name in file_names(entry.name, outputs).values())
+    written = [output for output in outputs if not_written(output) not in entry.remarks]
+    files = (folder / entry.case_dir / name for name in file_names(entry.name, written).values())
     return any(not file.is_file() or file.stat().st_size == 0 for file in files)
 
 

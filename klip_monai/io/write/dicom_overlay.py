@@ -1,11 +1,12 @@
 """Overlays as DICOM objects of the source study: labels as Segmentation, heat map as Parametric Map.
 
-Both carry the patient and study modules of the source images, unchanged: an archive files an object by them. They are
-the only outputs that do.
+Both carry the patient and study modules of the source images, their texts in UTF-8: an archive files an object by them.
+They and the report as a DICOM object are the only outputs that do.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from highdicom.seg import SegmentAlgorithmTypeValues, SegmentationTypeValues, SegmentDescription
 from highdicom.seg import Segmentation as DicomSegmentation
 from pydicom import DataElement, Dataset
+from pydicom.datadict import tag_for_keyword
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.uid import generate_uid
@@ -30,6 +32,7 @@ from klip_monai import __version__
 from klip_monai.errors import InputError
 from klip_monai.io.dicom.geometry import LPS_TO_RAS
 from klip_monai.io.dicom.pixels import quiet_pydicom
+from klip_monai.io.dicom.values import named
 from klip_monai.io.source_grid import as_affine, as_finite_volume, as_labels
 from klip_monai.io.write.segments import SCT_MORPHOLOGICALLY_ABNORMAL, SEGMENTS
 
@@ -92,7 +95,7 @@ def write_dicom_seg(
     voxels = as_labels(labels)
     if not voxels.any():  # one empty frame says the same as one for each slice and segment
         voxels = voxels[..., :1]
-    with named_refusal(path):
+    with named_refusal("dicom-seg"):
         segmentation = DicomSegmentation(
             source_images=source,
             **_frames(voxels, as_affine(affine, may_lean=True)),
@@ -148,7 +151,7 @@ def write_dicom_pm(
         quantity_definition=_KL_DENSITY,
     )
     low, high = scale
-    with named_refusal(path):
+    with named_refusal("dicom-pm"):
         parametric_map = ParametricMap(
             source_images=source,
             **_frames(voxels, as_affine(affine, may_lean=True)),
@@ -256,15 +259,23 @@ def identity(kind: str, algorithm: Algorithm) -> dict[str, Any]:
 
 
 @contextmanager
-def named_refusal(path: Path) -> Iterator[None]:
-    """Turn what highdicom says of headers that it cannot use into one line; it may quote them, so only its kind."""
+def named_refusal(output: str) -> Iterator[None]:
+    """Turn what highdicom says of headers that it cannot use into one line.
+
+    It may quote their values, so only its kind is told, and the tags that it names.
+    """
     try:
         with quiet_pydicom():
             yield
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (OSError, MemoryError, InputError):
+        raise
+    except Exception as error:  # many types, as it takes headers for valid
+        words = re.findall(r"\w+", str(error))
+        tags = ", ".join(dict.fromkeys(named(word) for word in words if tag_for_keyword(word) is not None))
+        why = f"{type(error).__name__}{': ' if tags else ''}{tags}"
         raise InputError(
-            f"{path.name}: got source images whose headers ({type(error).__name__}) make no valid DICOM object, "
-            "expected complete CT headers; leave the DICOM outputs out, or export the series again"
+            f"{output}: got source images whose headers ({why}) make no valid DICOM object, expected complete CT "
+            f"headers; leave out {output}, or export the series again"
         ) from error
 
 

@@ -20,7 +20,7 @@ def write_dicom_pdf(
 ) -> Path:
     """File a PDF with the source study.
 
-    Patient and study modules are those of the source images, unchanged, and each of these is referred to.
+    Patient and study modules are those of the source images, their texts in UTF-8, and each of these is referred to.
 
     Args:
         path: file to write, ending in `.dcm`.
@@ -39,7 +39,7 @@ def write_dicom_pdf(
     if not pdf.startswith(b"%PDF-"):
         raise InputError(f"pdf: got {pdf[:5]!r} at the start, expected %PDF-; give the bytes of a PDF file")
     first = source[0]
-    with named_refusal(path):
+    with named_refusal("dicom-pdf"):
         document = hd.SOPClass(
             study_instance_uid=first.StudyInstanceUID,
             sop_class_uid=EncapsulatedPDFStorage,

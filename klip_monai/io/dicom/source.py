@@ -19,7 +19,6 @@ from klip_monai.io.dicom.pixels import quiet_pydicom
 from klip_monai.io.dicom.values import is_uid, named, transcode
 from klip_monai.io.dicom.volumes import place
 from klip_monai.io.read import FILE_SEPARATOR
-from klip_monai.scan.output_files import DICOM_OUTPUTS
 
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _NEEDED_IN_SPACE = ("FrameOfReferenceUID",)
@@ -59,7 +58,7 @@ class SourceHeaders(NamedTuple):
 
 
 @quiet_pydicom()
-def source_headers(volume: MetaTensor, outputs: Sequence[str] = DICOM_OUTPUTS) -> SourceHeaders:
+def source_headers(volume: MetaTensor, outputs: Sequence[str]) -> SourceHeaders:
     """Read the headers of a volume's images again, complete and without their pixels.
 
     Args:

@@ -14,7 +14,8 @@ import pytest
 import SimpleITK
 from ct_files import sample_hu, tilted, write_enhanced, write_series, write_tilted
 from monai.data import MetaTensor
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, config, dcmread
+from pydicom.datadict import tag_for_keyword
 from pydicom.uid import ExplicitVRBigEndian, JPEG2000Lossless, JPEGLSLossless, RLELossless, generate_uid
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.transform import Rotation
@@ -28,6 +29,8 @@ from klip_monai.io.write.dicom_overlay import NATS_PER_PIXEL, Algorithm, write_d
 from klip_monai.io.write.dicom_pdf import write_dicom_pdf
 from klip_monai.io.write.overlay import write_heatmap, write_labels, write_segmentation
 from klip_monai.io.write.segments import SEGMENTS
+from klip_monai.scan.output_files import DICOM_OUTPUTS
+from klip_monai.scan.outputs import check_outputs
 
 ALGORITHM = Algorithm(name="klip_ct_phantom", version="0.1.0", key="0123456789abcdef")
 SCALE = (0.01, 0.2)
@@ -110,7 +113,7 @@ def axial(tmp_path: Path) -> MetaTensor:
 
 
 def headers(volume: MetaTensor) -> list[Dataset]:
-    return source_headers(volume)
+    return source_headers(volume, DICOM_OUTPUTS).images
 
 
 def affine_of(volume: MetaTensor) -> np.ndarray:
@@ -373,11 +376,144 @@ def test_source_without_uids_or_moved_away_is_refused(tmp_path: Path) -> None:
 
     write_series(tmp_path / "source", sample_hu(9), edit=anonymous)
     volume = read_volume(tmp_path / "source")
-    with pytest.raises(InputError, match=r"without StudyInstanceUID.*leave the DICOM outputs"):
+    with pytest.raises(InputError, match=r"valid StudyInstanceUID \(0020,000D\).*leave out dicom-seg"):
         headers(volume)
     shutil.rmtree(tmp_path / "source")
     with pytest.raises(InputError, match="gone or have changed"):
         headers(volume)
+
+
+CHARACTER_SETS = {
+    "Kanji": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
+    "Katakana": (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
+    "Hangul": (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+    "Chinese": ("GB18030", "Wang^XiaoDong=王^小东="),
+    "Latin and Greek": (["ISO 2022 IR 100", "ISO 2022 IR 126"], "Dé^Διονυσιος"),
+    "private use": ("ISO_IR 192", "Doe^\ue000"),
+}
+
+
+@pytest.mark.parametrize("terms", CHARACTER_SETS)
+def test_names_of_any_character_set_come_through_in_utf8(terms: str, tmp_path: Path) -> None:
+    def edit(_: int, ds: Dataset) -> None:
+        ds.SpecificCharacterSet, ds.PatientName = CHARACTER_SETS[terms]
+        ds.InstitutionName = ds.PatientName.family_name
+
+    write_series(tmp_path / "source", sample_hu(9), edit=edit)
+    volume = read_volume(tmp_path / "source")
+    assert source_headers(volume, DICOM_OUTPUTS).remarks == ()
+    for file in write_all(volume, tmp_path):
+        ds = dcmread(file)
+        assert ds.SpecificCharacterSet == "ISO_IR 192"
+        assert ds.PatientName == CHARACTER_SETS[terms][1]
+        if shutil.which("dciodvfy"):
+            assert {line.removeprefix("Warning - ") for line in remarks(file)} <= JUSTIFIED
+
+
+def put(ds: Dataset, keyword: str, vr: str, value: object) -> None:
+    """Give a dataset a value that pydicom would not take."""
+    ds[keyword] = DataElement(tag_for_keyword(keyword), vr, value, validation_mode=config.IGNORE)
+
+
+NO_VALUES = [
+    *[("PatientBirthDate", "DA", value) for value in ("ANONYM", "00000000", "19500230", "20260101-20260102")],
+    *[("StudyTime", "TM", value) for value in ("xx", "12:00:00", "1200-1300")],
+    *[("PatientSex", "CS", value) for value in ("U", "UNKNOWN", "m")],
+    *[("AccessionNumber", "SH", value) for value in ("A" * 20, "A\0B", "A\\B")],
+    *[("PatientName", "PN", "N" * 65), ("PatientID", "LO", "x" * 65), ("ReferringPhysicianName", "PN", "A\\B")],
+    *[("PatientAge", "AS", "45"), ("PatientWeight", "LO", "heavy"), ("PatientSex", "LO", "M")],
+    *[("LossyImageCompression", "CS", "NO"), ("InstitutionName", "LO", "I" * 80)],
+]
+
+
+@pytest.mark.parametrize(("keyword", "vr", "value"), NO_VALUES)
+def test_values_that_are_none_are_left_empty_and_their_tag_is_named(
+    keyword: str, vr: str, value: str, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "source", sample_hu(9), edit=lambda _, ds: put(ds, keyword, vr, value))
+    volume = read_volume(tmp_path / "source")
+    (remark,) = source_headers(volume, DICOM_OUTPUTS).remarks
+    assert f" in {keyword} (" in remark
+    assert value not in remark.split()
+    for file in write_all(volume, tmp_path):
+        assert dcmread(file).get(keyword) in (None, "", "00")
+        if shutil.which("dciodvfy"):
+            assert not [line for line in remarks(file) if line.startswith("Error")]
+
+
+@pytest.mark.parametrize("terms", ["", "ISO_IR 999", "ISO_IR 192"])
+def test_a_name_whose_letters_are_not_sure_is_left_empty(terms: str, tmp_path: Path) -> None:
+    def latin(_: int, ds: Dataset) -> None:
+        ds.SpecificCharacterSet, ds.PatientName, ds.StudyDescription = "ISO_IR 100", "Müller", "Bauch"
+
+    write_series(tmp_path / "source", sample_hu(9), edit=latin)
+    for file in (tmp_path / "source").iterdir():
+        file.write_bytes(file.read_bytes().replace(b"ISO_IR 100", terms.ljust(10).encode()))
+    source = source_headers(read_volume(tmp_path / "source"), DICOM_OUTPUTS)
+    assert source.emptied == ["PatientName"]
+    assert source.images[0].StudyDescription == "Bauch"
+
+
+def test_sequences_with_a_value_that_is_none_are_left_out_and_sound_ones_kept(tmp_path: Path) -> None:
+    def edit(_: int, ds: Dataset) -> None:
+        study, code = Dataset(), Dataset()
+        put(study, "ReferencedSOPInstanceUID", "UI", "REMOVED")
+        code.CodeValue, code.CodeMeaning = "1", "Bauch"
+        code.add_new(0x00990010, "LO", "MAKER")
+        ds.ReferencedStudySequence, ds.ProcedureCodeSequence = [study], [code]
+
+    write_series(tmp_path / "source", sample_hu(9), edit=edit)
+    source = source_headers(read_volume(tmp_path / "source"), DICOM_OUTPUTS)
+    assert source.emptied == ["ReferencedStudySequence"]
+    assert "ReferencedStudySequence" not in source.images[0]
+    assert source.images[0].ProcedureCodeSequence[0].CodeMeaning == "Bauch"
+
+
+def no_frame(_: int, ds: Dataset) -> None:
+    del ds.FrameOfReferenceUID
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (
+            no_frame,
+            r"valid FrameOfReferenceUID \(0020,0052\), which dicom-seg, dicom-pm cannot.*dicom-pm, or",
+        ),
+        (lambda _, ds: put(ds, "StudyInstanceUID", "UI", "anonymized"), r"StudyInstanceUID \(0020,000D\).*dicom-pdf"),
+        (lambda k, ds: put(ds, "StudyInstanceUID", "UI", f"1.2.{k}"), r"differ in StudyInstanceUID \(0020,000D\)"),
+        (
+            lambda _, ds: put(ds, "SOPInstanceUID", "UI", "1.2.3"),
+            r"slices under one SOPInstanceUID \(0008,0018\)",
+        ),
+        (lambda _, ds: put(ds, "SOPClassUID", "UI", "1.2.3"), r"unknown SOPClassUID \(0008,0016\)"),
+    ],
+)
+def test_what_cannot_be_referred_to_is_refused_before_scoring_with_the_way_out(
+    edit: Callable[[int, Dataset], None], said: str, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "source", sample_hu(9), edit=edit)
+    volume = read_volume(tmp_path / "source")
+    with pytest.raises(InputError, match=said):
+        check_outputs(volume, ("nifti", "dicom-seg", "dicom-pm", "dicom-pdf"))
+    check_outputs(volume, ("nifti",))
+    if edit is no_frame:
+        check_outputs(volume, ("dicom-pdf",))
+
+
+def test_enhanced_images_that_state_their_orientation_frame_by_frame_have_outputs(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "ct", sample_hu(9))
+    file = next(path for path in (tmp_path / "ct", *(tmp_path / "ct").glob("*")) if path.is_file())
+    ds = dcmread(file)
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        for frame in ds.PerFrameFunctionalGroupsSequence:
+            frame[keyword] = ds.SharedFunctionalGroupsSequence[0][keyword]
+        del ds.SharedFunctionalGroupsSequence[0][keyword]
+    ds.save_as(file)
+    volume = read_volume(tmp_path / "ct")
+    check_outputs(volume, DICOM_OUTPUTS)
+    seg, _ = write_both(volume, tmp_path)
+    np.testing.assert_array_equal(from_frames(seg, like=volume), labels_of(volume))
 
 
 def test_other_series_and_localizers_in_the_folder_are_not_referred_to(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from klip_monai.report.summary import NOTICE, Provenance
 from klip_monai.scan import Case, save_case
 from klip_monai.scan.output_files import OUTPUTS, case_files, file_names
 from klip_monai.scan.outputs import WRITERS, Writing
+from klip_monai.scan.save import PartialCaseError
 from klip_monai.scan.summary import summarize
 from klip_monai.scoring import ExpectedDensity, IDReference, threshold_heatmap
 
@@ -204,9 +206,45 @@ def test_overwriting_leaves_no_file_of_the_earlier_run(case: Case, written: Path
 
 def test_a_refused_output_leaves_the_earlier_run(case: Case, written: Path) -> None:
     before = sorted(path.name for path in written.iterdir())
-    with pytest.raises(InputError, match=r"got nifti without a DICOM series.*dicom-seg, dicom-pm, dicom-pdf"):
+    with pytest.raises(InputError, match=r"got nifti without a DICOM series.*dicom-pdf"):
         save_case(case, written, outputs=("seg-nrrd", "dicom-pdf"), overwrite=True)
     assert sorted(path.name for path in written.iterdir()) == before
+
+
+def test_an_output_that_fails_costs_no_other(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half(writing: Writing) -> None:
+        writing.path("report").write_text("half")
+        raise RuntimeError("Doe^Jane")
+
+    monkeypatch.setitem(WRITERS, "report", half)
+    with pytest.raises(PartialCaseError, match=r"report: stopped by an unexpected RuntimeError.*All else") as caught:
+        save_case(case, tmp_path, outputs=("report", "seg-nrrd"))
+    assert "Jane" not in str(caught.value)
+    saved, names = caught.value.saved, file_names("ct-0a1b2c3d", ("seg-nrrd",))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names.values())
+    assert sorted(saved.files) == sorted(names)
+    assert saved.summary.remarks[-1] == "report: could not be written."
+    assert json.loads(saved.files["summary"].read_text())["remarks"][-1] == saved.summary.remarks[-1]
+
+
+def test_dicom_files_that_are_gone_cost_the_dicom_outputs(case: Case, tmp_path: Path) -> None:
+    volume = case.volume.clone()
+    volume.meta |= {"format": "dicom", "files": "gone", "filename_or_obj": str(tmp_path / "gone")}
+    with pytest.raises(PartialCaseError, match=r"gone or have changed.*All else is written"):
+        save_case(replace(case, volume=volume), tmp_path / "out", outputs=("seg-nrrd", "dicom-seg", "dicom-pdf"))
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == sorted(file_names("ct-0a1b2c3d", ("seg-nrrd",)).values())
+    assert not any(str(tmp_path).encode() in file.read_bytes() for file in (tmp_path / "out").iterdir())
+
+
+def test_a_disk_that_is_full_leaves_nothing(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: Writing) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setitem(WRITERS, "report", full)
+    with pytest.raises(OutputError, match="No space"):
+        save_case(case, tmp_path, outputs=("seg-nrrd", "report"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_every_output_has_files_of_its_own() -> None:

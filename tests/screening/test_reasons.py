@@ -39,6 +39,11 @@ def test_decimals_and_shapes_stay():
         ("got a scan of 4500 x 38 x 38 cm, expected at most 300 cm, as no body is larger", "geometry"),
         ("got lengths in ..., expected mm", "geometry"),
         ("got slices of several patients, expected one PatientID", "mixed slices"),
+        (
+            "got images without a valid X (0020,0052), which dicom-pm cannot refer to, expected UIDs; "
+            "leave out dicom-pm",
+            "no DICOM output possible",
+        ),
         ("got something new", "other"),
     ],
 )

@@ -23,6 +23,7 @@ from klip_monai.io.read import FILE_SEPARATOR
 _NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 _NEEDED_IN_SPACE = ("FrameOfReferenceUID",)
 _IN_SPACE = ("dicom-seg", "dicom-pm")  # outputs whose frames lie where the images do
+_WHERE_SHARED = ("PlaneOrientationSequence", "PixelMeasuresSequence")  # where highdicom looks for them
 # Patient and study attributes that must be there and may be empty (DICOM type 2).
 _MAY_BE_EMPTY = (
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
@@ -158,6 +159,10 @@ def _completed(header: Dataset, path: Path | ListedFiles, slice_mm: float, outpu
             setattr(header, keyword, "")
     if "ImagePositionPatient" in header and not _is_length(header.get("SliceThickness")):
         header.SliceThickness = f"{slice_mm:.10g}"
+    shared, frames = (header.get(f"{kind}FunctionalGroupsSequence") for kind in ("Shared", "PerFrame"))
+    for keyword in _WHERE_SHARED if shared and frames else ():
+        if keyword not in shared[0] and keyword in frames[0]:  # one for all, or it would be no volume
+            shared[0][keyword] = frames[0][keyword]
     return str(header.SOPInstanceUID)
 
 

@@ -405,7 +405,7 @@ def test_names_of_any_character_set_come_through_in_utf8(terms: str, tmp_path: P
     for file in write_all(volume, tmp_path):
         ds = dcmread(file)
         assert ds.SpecificCharacterSet == "ISO_IR 192"
-        assert ds.PatientName == CHARACTER_SETS[terms][1]
+        assert ds.PatientName == CHARACTER_SETS[terms][1].rstrip("=")  # empty groups at the end may be left out
         if shutil.which("dciodvfy"):
             assert {line.removeprefix("Warning - ") for line in remarks(file)} <= JUSTIFIED
 

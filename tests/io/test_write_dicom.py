@@ -387,7 +387,7 @@ CHARACTER_SETS = {
     "Kanji": (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎=やまだ^たろう"),
     "Katakana": (["ISO 2022 IR 13", "ISO 2022 IR 87"], "ﾔﾏﾀﾞ^ﾀﾛｳ=山田^太郎=やまだ^たろう"),
     "Hangul": (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
-    "Chinese": ("GB18030", "Wang^XiaoDong=王^小东"),
+    "Chinese": ("GB18030", "Wang^XiaoDong=王^小东="),
     "Latin and Greek": (["ISO 2022 IR 100", "ISO 2022 IR 126"], "Dé^Διονυσιος"),
     "private use": ("ISO_IR 192", "Doe^\ue000"),
 }

@@ -144,7 +144,7 @@ def open_workflow(bundle: BundleInfo, config: str | list[str], *, kind: str, **o
             **overrides,
         )
     for name, value in of_inferer.items():
-        workflow.parser[_place_of(name, workflow.parser)] = value
+        _set_inferer(name.removeprefix(_INFERER), value, workflow.parser)
     _check_preset(bundle, workflow.parser, overrides.get("preset"))
     _set_precision(bundle, workflow.parser, precision)
     return workflow
@@ -176,15 +176,16 @@ def _without_warnings(name: str) -> Iterator[None]:
         logger.setLevel(before)
 
 
-def _place_of(override: str, parser: ConfigParser) -> str:
-    """Config id of a setting of the inferer, given as inferer#NAME; in an earlier build's bundle it was that."""
+def _set_inferer(name: str, value: Any, parser: ConfigParser) -> None:
+    """Set a setting of the inferer by its plain name; in an earlier build's bundle that was its place, too."""
     from klip_monai.settings import GROUPS
 
-    name = override.removeprefix(_INFERER)
-    inferer = parser["inferer"]
-    if "measured" not in inferer or name not in GROUPS:
-        return override
-    return f"{_INFERER}{GROUPS[name]}#{name}"
+    if "measured" in parser["inferer"]:
+        if name == "noise_std":
+            name, value = "noise", {"_target_": "klip_monai.physics.GaussianNoise", "std": value}
+        if name in GROUPS:
+            name = f"{GROUPS[name]}#{name}"
+    parser[f"{_INFERER}{name}"] = value
 
 
 def _check_preset(bundle: BundleInfo, parser: ConfigParser, preset: str | None) -> None:

@@ -52,7 +52,7 @@ class KLIPInferer(SlicePasses, Inferer):
         sampling: of the posterior.
         estimation: estimator and window.
         reading: how the density becomes a map.
-        twins: look-alikes that it is compared with.
+        twins: look-alikes that it is compared with; a number, as in configurations of earlier builds, with a warning.
         batch_size: slices times samples that are worked on together on a GPU. A CPU always works on few, each thread on
             its own, so that maps do not depend on the batch.
         seed: of measurement noise and sampling. The noise of a slice follows from it and from the slice's place in its
@@ -72,15 +72,20 @@ class KLIPInferer(SlicePasses, Inferer):
         sampling: Sampling | None = None,
         estimation: Estimation | None = None,
         reading: DensityReading | None = None,
-        twins: Twins | None = None,
+        twins: Twins | int | None = None,
         batch_size: int = 16,
         seed: int = 0,
         **named: Any,
     ) -> None:
+        if isinstance(twins, int):  # the one plain name that is a value's too
+            named, twins = named | {"twins": twins}, None
         if named:
             warnings.warn(_FLAT, FutureWarning, stacklevel=2)
         measured = measured or Measured(named.pop("operator"))
         given = (sampling or Sampling(), estimation or Estimation(), reading or DensityReading(), twins or Twins())
+        for name, value in (("batch_size", batch_size), ("seed", seed)):
+            if not isinstance(value, int):
+                raise ValueError(f"{name}: got {value!r}, expected a whole number")
         at_least(1, batch_size=batch_size)
         self._given, self.seed = InfererSettings(measured, *given).changed(**named), seed
         super().__init__(self._given, batch_size=batch_size)

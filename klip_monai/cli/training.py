@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -247,7 +248,8 @@ def prepare(
         refused = write_slice_set(tracked, output, grid=grid)
     for reason in refused:
         err.print(f"[yellow]left out[/yellow] {escape(reason)}", soft_wrap=True, highlight=False)
-    out.print(f"{output}: {len(groups) - len(refused)} of {len(groups)} groups; train with `klip-monai train {output}`")
+    out.print(f"{output}: {len(groups) - len(refused)} of {len(groups)} groups; next:", soft_wrap=True, highlight=False)
+    out.print(f"  klip-monai train {escape(shlex.quote(str(output)))} --output FOLDER", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from numbers import Real
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -27,6 +28,7 @@ class Measurement:
     std: float | torch.Tensor
 
 
+@runtime_checkable
 class Noise(Protocol):
     """What makes a noisy measurement from a clean one."""
 
@@ -62,7 +64,7 @@ class GaussianNoise:
     std: float
 
     def __post_init__(self) -> None:
-        if not self.std > 0:
+        if not isinstance(self.std, Real) or not self.std > 0:
             raise InputError(
                 f"noise_std: got {self.std}, expected a positive standard deviation of the measurement, in units of y"
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +13,14 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 
+from klip_monai.errors import InputError
+from klip_monai.io.dicom.files import ListedFiles
 from klip_monai.io.names import case_name
 from klip_monai.io.read import read_volume, volume_in_memory
 from klip_monai.scan.region import read_region
 from klip_monai.standard import PriorGrid, StandardSlices, slice_distance, standard_slices
 
 if TYPE_CHECKING:
-    import os
-
-    from klip_monai.io.dicom.files import ListedFiles
     from klip_monai.io.masks.roi import Roi
 
     Source: TypeAlias = str | os.PathLike[str] | ListedFiles | torch.Tensor | np.ndarray
@@ -59,6 +59,8 @@ class Reading:
         """
         if isinstance(source, torch.Tensor | np.ndarray):  # no slices are left to repair
             return volume_in_memory(source, series_uid=self.series_uid, hu_window=self.hu_window)
+        if not source or not isinstance(source, str | os.PathLike | ListedFiles):
+            raise InputError(f"scan: got {source!r:.80}, expected a folder, an archive, a file, or a volume in memory")
         path = Path(source) if isinstance(source, str) else source
         volume = read_volume(path, series_uid=self.series_uid, repair=self.repair, hu_window=self.hu_window)
         if not self.keep_names:
@@ -88,7 +90,13 @@ class OpenedScan:
 
     @classmethod
     def read(
-        cls, source: Source, grid: PriorGrid, *, reading: Reading, roi: Roi | str | None = None, skin_px: float = 0.0
+        cls,
+        source: Source,
+        grid: PriorGrid,
+        *,
+        reading: Reading,
+        roi: Roi | str | Path | None = None,
+        skin_px: float = 0.0,
     ) -> OpenedScan:
         """Read a scan and bring it to the slice format of a prior.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,9 @@ def bundle_overrides(
         device: "auto" leaves it to the bundle.
         precision: see :func:`klip_monai.bundle.open_workflow`.
         preset: likewise; None is the bundle's choice.
+
+    Raises:
+        InputError: for what is no device.
     """
     given = {name: value for name, value in settings.items() if value is not None}
     operator = given.pop("operator", None)
@@ -38,23 +42,27 @@ def bundle_overrides(
         overrides["preset"] = preset
     if precision != "auto":
         overrides["precision"] = precision
+    if not re.fullmatch(r"auto|(cpu|cuda|mps)(:\d+)?", device):
+        raise InputError(f"device: got {device!r}, expected auto, cpu, cuda or cuda:1")
     if device != "auto":
-        overrides["device"] = f"$torch.device('{device}')"
+        overrides["device"] = f"$torch.device({device!r})"
     return overrides
 
 
-def check_settings(overrides: Collection[str], known: Collection[str]) -> None:
-    """Refuse settings of the inferer that there are not.
+def check_settings(overrides: Mapping[str, Any], known: Collection[str]) -> None:
+    """Refuse settings of the inferer that there are not, and texts that a configuration would run or look up.
 
     Args:
-        overrides: config ids.
+        overrides: values by config id.
         known: names of all settings of an inferer.
 
     Raises:
         InputError: for the first of them.
     """
-    for key in overrides:
+    for key, value in overrides.items():
         name = key.removeprefix(_INFERER)
+        if name != key and isinstance(value, str) and value.startswith(("$", "@", "%")):
+            raise InputError(f"{name}: got {value!r}, expected a plain value")
         if name != key and name not in known:
             expected = f"operator, what it takes, or {', '.join(sorted(known))}"
             raise InputError(f"{name}: there is no such setting, expected {expected}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ _BETWEEN = "\n"  # labels; MONAI can batch a string
 
 
 def read_region(
-    roi: Roi | str, volume: MetaTensor, slices: StandardSlices, *, skin_px: float, keep_names: bool = False
+    roi: Roi | str | Path, volume: MetaTensor, slices: StandardSlices, *, skin_px: float, keep_names: bool = False
 ) -> tuple[MetaTensor, torch.Tensor]:
     """Read the region to look at, and refuse one that is not the scan's before anything is scored.
 
@@ -47,7 +48,9 @@ def read_region(
         InputError: if the mask cannot be read, belongs to another frame of reference, lies outside of the scan, or has
             nothing in it that is scored.
     """
-    roi = roi if isinstance(roi, Roi) else Roi.parse(roi)
+    if not isinstance(roi, Roi | str | Path):
+        raise InputError(f"roi: got {type(roi).__name__}, expected FILE or FILE:LABELS")
+    roi = roi if isinstance(roi, Roi) else Roi.parse(str(roi))
     mask = read_mask(roi)
     _check_frame(mask, volume)
     region, inside = on_grid(

@@ -15,7 +15,7 @@ import torch
 from monai.data import MetaTensor
 
 from klip_monai.bundle import DEFAULT_BUNDLE, BundleInfo, find_bundle, open_workflow, provenance
-from klip_monai.errors import BundleError, known_error
+from klip_monai.errors import BundleError, InputError, known_error
 from klip_monai.inferer import KLIPInferer
 from klip_monai.physics import LinearOperator, Noise
 from klip_monai.prior import Denoiser
@@ -33,6 +33,13 @@ if TYPE_CHECKING:
 
     from klip_monai.io.masks.roi import Roi
     from klip_monai.scan.opened import Source
+
+
+def _impossible(error: BaseException) -> InputError | None:
+    """The setting that a configuration could not be made with, behind an error that MONAI wrapped."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = cause
+    return InputError(f"settings: {error}") if isinstance(error, ValueError) else None
 
 
 UNKNOWN = Provenance("", "", "")
@@ -122,7 +129,7 @@ class Scorer:
             )
             reference = parser.get_parsed_content("reference") if calibrated else None
         except RuntimeError as error:  # MONAI wraps whatever an expression raises
-            if (known := known_error(error)) is None:
+            if (known := known_error(error)) is None and (known := _impossible(error)) is None:
                 raise
             raise known from None
         used = {"seed": inferer.seed, "device": device, "network": network, "preset": parser.get("preset")}
@@ -135,9 +142,20 @@ class Scorer:
         return self.provenance.settings
 
     def changed(self, **settings: Any) -> Scorer:
-        """The same with some settings of the inferer changed; the reference stays, so only what changes no score."""
-        other = copy(self)
-        other.inferer = self.inferer.changed(**settings)
+        """The same with some settings of the inferer changed, by their plain names.
+
+        The ID reference stays only where no score depends on what was changed, as on ``batch_size`` or ``seed``.
+
+        Raises:
+            InputError: for a setting that there is not, or an impossible one.
+        """
+        try:
+            inferer = self.inferer.changed(**settings)
+        except (TypeError, ValueError) as error:
+            raise InputError(str(error)) from None
+        other = self if inferer.describe() == self.inferer.describe() else self._uncalibrated(inferer)
+        other = copy(other)
+        other.inferer, other.provenance = inferer, replace(other.provenance, seed=inferer.seed)
         return other
 
     def measuring(self, operator: LinearOperator, *, noise: Noise, cg_iterations: int) -> Scorer:
@@ -148,7 +166,10 @@ class Scorer:
             noise: of the measurement.
             cg_iterations: conjugate-gradient steps of a posterior denoising.
         """
-        inferer = self.inferer.with_operator(operator, noise=noise, cg_iterations=cg_iterations)
+        return self._uncalibrated(self.inferer.with_operator(operator, noise=noise, cg_iterations=cg_iterations))
+
+    def _uncalibrated(self, inferer: KLIPInferer) -> Scorer:
+        """The same with an inferer that no ID reference is known of."""
         own = {name: self.settings[name] for name in ("weights_sha256", "grid") if name in self.settings}
         settings = own | inferer.describe()
         made = replace(self.provenance, settings=settings, key=settings_key(settings))
@@ -158,7 +179,7 @@ class Scorer:
         self,
         scan: Source,
         *,
-        roi: Roi | str | None = None,
+        roi: Roi | str | Path | None = None,
         reading: Reading | None = None,
         progress: Progress | None = None,
     ) -> Case:
@@ -179,7 +200,7 @@ class Scorer:
         """
         return self.score(self.read(scan, roi=roi, reading=reading), progress=progress)
 
-    def read(self, scan: Source, *, roi: Roi | str | None = None, reading: Reading | None = None) -> OpenedScan:
+    def read(self, scan: Source, *, roi: Roi | str | Path | None = None, reading: Reading | None = None) -> OpenedScan:
         """Read a scan and bring it to the prior's slices; arguments and errors as for calling."""
         rim = self.inferer.reading.skin_px
         return OpenedScan.read(scan, self.grid, reading=reading or Reading(), roi=roi, skin_px=rim)

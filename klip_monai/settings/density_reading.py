@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
-from klip_monai.settings.levels import at_least
+from klip_monai.settings.levels import at_least, check_kinds
 
 NULLS = ("contrast", "context", "none")
 
@@ -52,10 +53,17 @@ class DensityReading:
     sharp: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.null not in NULLS:
             raise ValueError(f"null: got {self.null!r}, expected one of {', '.join(NULLS)}")
-        if not 0 <= self.strength <= 1:
-            raise ValueError(f"calibration: got {self.calibration}, expected 0 (none) to 1 (full)")
+        if isinstance(self.calibration, Mapping) and self.null not in {*self.calibration, "none"}:
+            raise ValueError(
+                f"calibration: got strengths of {', '.join(self.calibration)}, expected one of {self.null}"
+            )
+        if not isinstance(self.calibration, Real | Mapping) or not 0 <= self.strength <= 1:
+            raise ValueError(f"calibration: got {self.calibration!r}, expected 0 (none) to 1 (full)")
+        for name in ("lowpass_px", "smoothing_px"):
+            at_least(0, **{name: getattr(self, name)})
         for name in ("skin_px", "noise_px", "lowpass_z_mm", "smoothing_z_mm"):
             at_least(0, **{name: getattr(self, name)})
             object.__setattr__(self, name, float(getattr(self, name)))

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from klip_monai.prior import log_sigmas
 from klip_monai.scoring import Window
-from klip_monai.settings.levels import Levels, WindowLevels, at_least, levels_for, levels_of
+from klip_monai.settings.levels import Levels, WindowLevels, at_least, check_kinds, levels_for, levels_of
 from klip_monai.settings.sampling import Sampling
 
 ESTIMATORS = ("renoised", "trajectory")
@@ -40,9 +40,12 @@ class Estimation:
     crossed: bool = False
 
     def __post_init__(self) -> None:
+        check_kinds(self)
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator: got {self.estimator!r}, expected one of {', '.join(ESTIMATORS)}")
         at_least(1, draws=self.draws)
+        if self.window is not None:
+            object.__setattr__(self, "window", _two_levels(self.window))
         levels = levels_of(self.window_levels)
         if not isinstance(levels, int | Levels):
             levels = [float(s) for s in levels]
@@ -95,3 +98,12 @@ class Estimation:
             own |= {"window_levels": self.window_levels, "draws": self.draws}
             own |= {"crossed": True} if self.crossed else {}
         return own
+
+
+def _two_levels(given: Any) -> tuple[float, float]:
+    try:
+        high, low = map(float, given)
+        Window(high, low)  # refuses what is none
+    except (TypeError, ValueError):
+        raise ValueError(f"window: got {given!r}, expected two noise levels, the higher one first") from None
+    return high, low

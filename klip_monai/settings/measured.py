@@ -22,7 +22,7 @@ class Measured:
             scanners have): same slices and shape of y, and the same physical units before scaling. None: ``operator``.
 
     Raises:
-        ValueError: if the operators do not measure alike.
+        ValueError: if the operators do not measure alike, or something is none.
     """
 
     operator: LinearOperator
@@ -30,6 +30,9 @@ class Measured:
     data_operator: LinearOperator | None = None
 
     def __post_init__(self) -> None:
+        for name, value, kind in (("operator", self.operator, LinearOperator), ("noise", self.noise, Noise)):
+            if not isinstance(value, kind):
+                raise ValueError(f"{name}: got {value!r}, expected a {kind.__name__} of klip_monai.physics")
         if self.data_operator is not None:
             shapes = [(one.image_shape, one.range_shape) for one in (self.data_operator, self.operator)]
             if shapes[0] != shapes[1]:

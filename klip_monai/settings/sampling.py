@@ -9,7 +9,7 @@ from typing import Any
 from klip_monai.prior import log_sigmas
 from klip_monai.sampling import PosteriorSampler
 from klip_monai.scoring import Window
-from klip_monai.settings.levels import Levels, at_least, levels_for, levels_of
+from klip_monai.settings.levels import Levels, at_least, check_kinds, levels_for, levels_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Sampling:
             anyway.
 
     Raises:
-        ValueError: for less than one sample, or a margin below 0.
+        ValueError: for what is out of these ranges or of another kind, as less than one sample.
     """
 
     samples: int = 1
@@ -49,7 +49,16 @@ class Sampling:
     body_margin_px: int | None = None
 
     def __post_init__(self) -> None:
-        at_least(1, samples=self.samples)
+        check_kinds(self)
+        at_least(1, samples=self.samples, cg_iterations=self.cg_iterations)
+        if not isinstance(self.sampler, PosteriorSampler | None):
+            raise ValueError(f"sampler: got {self.sampler!r}, expected a sampler of klip_monai.sampling")
+        if not 0 <= self.churn <= 1:
+            raise ValueError(f"churn: got {self.churn}, expected 0 (DDIM) to 1 (ancestral)")
+        if not self.data_std > 0:
+            raise ValueError(f"data_std: got {self.data_std}, expected a standard deviation above 0")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"sigma_min: got {self.sigma_min}, expected above 0 and below {self.sigma_max}, sigma_max")
         at_least(0, body_margin_px=self.body_margin_px or 0)
         object.__setattr__(self, "sampler_levels", levels_of(self.sampler_levels))
 
@@ -63,7 +72,7 @@ class Sampling:
     def settled(self, purpose: str) -> Sampling:
         """With the levels for a purpose, an attribute of :class:`Levels`."""
         levels = levels_for(purpose, self.sampler_levels)
-        if not isinstance(levels, int):
+        if not isinstance(levels, int) or isinstance(levels, bool) or levels < 0:
             raise ValueError(f"sampler_levels: got {levels!r}, expected how many")
         return replace(self, sampler_levels=levels)
 

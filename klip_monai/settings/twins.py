@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from klip_monai.prior import log_sigmas
-from klip_monai.settings.levels import at_least
+from klip_monai.settings.levels import at_least, check_kinds
 from klip_monai.settings.sampling import Sampling
 
 
@@ -30,7 +30,8 @@ class Twins:
     twin_smoothing_px: float = 1.5
 
     def __post_init__(self) -> None:
-        at_least(0, twins=self.twins)
+        check_kinds(self)
+        at_least(0, twins=self.twins, twin_smoothing_px=self.twin_smoothing_px)
 
     def sigmas(self, sampling: Sampling) -> list[float]:
         """Noise levels of a twin, spaced like the posterior sampler's."""

@@ -84,11 +84,43 @@ def test_names_are_kept_only_if_asked_for(scorer: Scorer, small: Path) -> None:
         ({"view": 3}, "view: there is no such setting, expected operator, what it takes, or .*estimator"),
         ({"source_mm": 600.0}, "source_mm=: got it with the measurement sparse_view, .*or add operator= fan_beam"),
         ({"operator": "limited_angle", "angle_range": 200.0}, "angle_range: got 200 degrees for limited_angle"),
+        ({"null": "nope"}, "null: got 'nope', expected one of contrast"),
+        ({"window": [0.1, 1.0]}, "window: got .*expected two noise levels, the higher one first"),
+        ({"window_levels": 0}, "window_levels: got 0, expected 1 or more"),
+        ({"sharp": True, "twins": 1}, "sharp: got it with 1 twins"),
+        ({"noise": 0.01}, "noise: got 0.01, expected a Noise"),
+        ({"null": "$print('run')"}, "null: got .*expected a plain value"),
+        ({"device": "nope"}, "device: got 'nope', expected auto"),
     ],
 )
 def test_settings_that_there_are_not_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Scorer.open(PHANTOM, device="cpu", **settings)
+        Scorer.open(PHANTOM, **{"device": "cpu", **settings})
+
+
+def test_only_what_changes_no_score_leaves_a_scorer_calibrated(scorer: Scorer) -> None:
+    same = scorer.changed(batch_size=2, seed=3)
+    assert same.reference is scorer.reference
+    assert (same.inferer.seed, same.provenance.seed, scorer.provenance.seed) == (3, 3, 0)
+    other = scorer.changed(lowpass_px=5.0)
+    assert other.reference is None
+    assert other.settings["lowpass_px"] == 5.0
+    assert other.settings["weights_sha256"] == scorer.settings["weights_sha256"]
+    assert other.provenance.key != scorer.provenance.key
+    with pytest.raises(InputError, match="there is no such setting"):
+        scorer.changed(view=3)
+
+
+def test_white_noise_by_its_plain_name_is_no_old_configuration(recwarn: pytest.WarningsRecorder) -> None:
+    opened = Scorer.open(PHANTOM, device="cpu", operator="identity", noise_std=0.01, calibrated=False)
+    assert opened.settings["noise_std"] == 0.01
+    assert not [warning for warning in recwarn if issubclass(warning.category, FutureWarning)]
+
+
+@pytest.mark.parametrize("scan", ["", None, b"CT", 3, ["CT"]])
+def test_what_is_no_scan_is_refused(scorer: Scorer, scan: object) -> None:
+    with pytest.raises(InputError, match="scan: got"):
+        scorer(scan)
 
 
 def test_settings_without_a_reference_are_refused_before_any_scan() -> None:

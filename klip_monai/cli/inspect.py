@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,6 +11,11 @@ from rich.table import Table
 
 from klip_monai.cli.options import Repair, RepairOption, app, err, out
 
+if TYPE_CHECKING:
+    from klip_monai.io.index import SeriesInfo
+
+_ALWAYS = ("series", "slices", "verdict")
+_COLUMNS = ("series", "modality", "description", "slices", "mm", "orientation", "kernel", "contrast", "verdict")
 _COLOURS = {"usable": "green", "usable after repair": "yellow", "refused": "red"}
 
 
@@ -26,16 +31,17 @@ def inspect(
 
     with err.status("reading"):
         index = index_series(path, fill_gaps=Repair.gaps in (repair or []))
+    rows = [_row(info) for info in index.series]
     table = Table(box=None, header_style="bold", padding=(0, 1))
-    for title in ("series", "", "description", "slices", "mm", "orientation", "kernel", "contrast", "verdict"):
-        table.add_column(title, overflow="fold")
-    for info in index.series:
-        mm = " x ".join("?" if value is None else f"{value:.3g}" for value in info.spacing_mm)
-        words = (info.description, str(info.n_slices), mm, info.orientation, info.kernel, info.contrast)
-        colour, reason = _COLOURS[info.verdict], f": {info.reason}" if info.reason else ""
-        verdict = f"[{colour}]{info.verdict}[/{colour}]{escape(reason)}"
-        table.add_row(info.name, escape(info.modality), *map(escape, words), verdict)
+    shown = [title for title in _COLUMNS if title in _ALWAYS or any(row[title] for row in rows)]
+    for title in shown:
+        table.add_column(title, overflow="fold", no_wrap=title in _ALWAYS)
+    for row in rows:
+        table.add_row(*(row[title] for title in shown))
     out.print(table)
+    for info in index.series:
+        if info.reason:
+            out.print(f"{info.name}: {info.verdict}: {escape(info.reason)}", soft_wrap=True, highlight=False)
     left = dict(index.passed_over) | ({DAMAGED: index.damaged} if index.damaged else {})
     if left:
         out.print("passed over: " + escape(summed(left.items())), soft_wrap=True)
@@ -43,3 +49,11 @@ def inspect(
         from klip_monai.io.strict_json import write_json
 
         write_json(json, index.describe())
+
+
+def _row(info: SeriesInfo) -> dict[str, str]:
+    """What the table shows of a series, by column; the reason of a refusal is a sentence of its own."""
+    words = {name: escape(str(getattr(info, name, ""))) for name in _COLUMNS if name not in _ALWAYS}
+    mm = " x ".join("?" if value is None else f"{value:.3g}" for value in info.spacing_mm)
+    verdict = f"[{_COLOURS[info.verdict]}]{info.verdict}[/]"
+    return words | {"series": info.name, "slices": str(info.n_slices), "mm": mm, "verdict": verdict}

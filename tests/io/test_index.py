@@ -176,3 +176,17 @@ def test_places_without_series_give_an_empty_index_or_a_reason(tmp_path: Path) -
     assert index_series(tmp_path).series == []
     with pytest.raises(InputError, match="existing folder"):
         index_series(tmp_path / "nowhere")
+
+
+def test_a_narrow_terminal_cuts_no_name_and_gives_a_reason_a_line_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(out, "width", 60)
+    write_series(tmp_path / "whole", sample_hu(9))
+    write_series(tmp_path / "gap", sample_hu(9))
+    sorted((tmp_path / "gap").iterdir())[4].unlink()
+    lines = CliRunner().invoke(app, ["inspect", str(tmp_path)]).output.splitlines()
+    whole, gap = (next(info for info in index_series(tmp_path).series if bool(info.reason) == bad) for bad in (0, 1))
+    assert [line.split()[0] for line in lines if whole.name in line] == [whole.name]
+    assert f"{gap.name}: {gap.verdict}: {gap.reason}" in lines
+    assert "kernel" not in lines[0]  # which no series states

@@ -27,7 +27,7 @@ from klip_monai.settings import (
     Sampling,
     Twins,
 )
-from klip_monai.settings.levels import at_least
+from klip_monai.settings.checks import at_least
 from klip_monai.slice_batches import Progress, Work, adds_in_one_order, in_batches, shows_body
 from klip_monai.slice_generator import SliceGenerator
 from klip_monai.slice_passes import SlicePasses

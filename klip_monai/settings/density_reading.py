@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
-from klip_monai.settings.levels import at_least, check_kinds
+from klip_monai.settings.checks import at_least, check_kinds
 
 NULLS = ("contrast", "context", "none")
 

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from klip_monai.prior import log_sigmas
 from klip_monai.scoring import Window
-from klip_monai.settings.levels import Levels, WindowLevels, at_least, check_kinds, levels_for, levels_of
+from klip_monai.settings.checks import at_least, check_kinds
+from klip_monai.settings.levels import Levels, WindowLevels, levels_for, levels_of
 from klip_monai.settings.sampling import Sampling
 
 ESTIMATORS = ("renoised", "trajectory")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from klip_monai.prior import log_sigmas
-from klip_monai.settings.levels import at_least, check_kinds
+from klip_monai.settings.checks import at_least, check_kinds
 from klip_monai.settings.sampling import Sampling
 
 

@@ -1,4 +1,4 @@
-"""What settings refuse, and plain names that are a value's too."""
+"""Settings of another kind or out of range, and plain names that are a value's too."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ OPERATOR = Identity((32, 32))
         ("samples", 1.5, "a whole number"),
         ("samples", True, "a whole number"),
         ("twins", 1.5, "a whole number"),
-        ("twins", -1, "0 or more"),
         ("sharp", "yes", "true or false"),
         ("crossed", 1, "true or false"),
         ("lowpass_px", -1.0, "0 or more"),
         ("smoothing_px", "1", "a number"),
         ("smoothing_px", float("nan"), "a number"),
-        ("skin_px", -1, "0 or more"),
         ("churn", 5.0, r"0 \(DDIM\) to 1"),
         ("data_std", 0.0, "above 0"),
         ("cg_iterations", 0, "1 or more"),

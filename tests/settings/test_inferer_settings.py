@@ -61,7 +61,7 @@ def test_no_window_counts_every_level_of_the_sampler():
         ({"sampler_levels": 0, "estimator": "trajectory"}, "sampler_levels: got 0, expected at least 1, or 0 for ren"),
         ({"sampler_levels": 0, "twins": 1}, "sampler_levels: got 0"),
         ({"batch_size": 0}, "batch_size: got 0, expected 1 or more"),
-        ({"window": (0.1, 0.4)}, "window: got high 0.1 and low 0.4"),
+        ({"window": (0.1, 0.4)}, r"window: got \(0.1, 0.4\), expected two noise levels, the higher one first"),
         ({"twins": 1, "sharp": True}, "sharp: got it with 1 twins"),
         ({"skin_px": -1}, "skin_px: got -1, expected 0 or more"),
     ],
